@@ -1,0 +1,143 @@
+"""The answer type that a job names, as a pydantic model: what the model must fill in and what is kept.
+
+Knows jsonschema-rs. Invariant: what a job calls `int` is a whole number whatever the reply looks like: "25", 25 and
+25.0 are one answer, 25.5, true and "25 pieces" are none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Literal, cast
+
+import jsonschema_rs
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, create_model, model_validator
+from pydantic_core import PydanticCustomError
+
+from s2a_batch.errors import JobError
+from s2a_batch.job import AnswerJob, read_bytes
+
+
+def answer_model(job: AnswerJob) -> type[BaseModel] | None:
+    """The pydantic model of the job's answers; None for plain text, which needs no schema.
+
+    Raises:
+        JobError: The schema file or the class cannot be used, with the reason.
+    """
+    if job.schema_file is not None:
+        return _from_schema(job.schema_file)
+    if job.class_ is not None:
+        return _from_class(job.class_)
+    if job.type == "text":
+        return None
+    if job.type == "choice":
+        return create_model("ChoiceAnswer", __base__=_Closed, answer=(_one_of(job.choices), ...))
+    return _SCALARS[job.type]
+
+
+class RewriteReply(BaseModel):
+    """What stage 1 replies. The context may be empty: a bare question has none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    relevant_context: str
+    user_query: str
+
+    @model_validator(mode="after")
+    def _has_a_question(self) -> RewriteReply:
+        if not self.user_query.strip():
+            raise PydanticCustomError("empty_rewrite", "user_query is empty; copy the question of the text into it")
+        return self
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+def _one_of(choices: tuple[str, ...]) -> type:
+    """Literal of the choices; a run-time type, which no checker can follow."""
+    return cast("type", Literal[choices])
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")  # noqa: TRY004  pydantic takes ValueError
+    return value
+
+
+class IntAnswer(_Closed):
+    """A whole number."""
+
+    answer: Annotated[int, BeforeValidator(_no_bool)]
+
+
+class FloatAnswer(_Closed):
+    """A finite number."""
+
+    answer: Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+
+
+class BoolAnswer(_Closed):
+    """True or false."""
+
+    answer: bool
+
+
+_SCALARS: Final[dict[str, type[BaseModel]]] = {"int": IntAnswer, "float": FloatAnswer, "bool": BoolAnswer}
+
+
+class _SchemaAnswer(BaseModel):
+    """An object judged by a JSON Schema file; the file goes to the server as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    file_schema: ClassVar[dict[str, JsonValue]]
+    faults: ClassVar[Callable[[object], list[str]]]
+
+    @classmethod
+    def model_json_schema(cls, *_args: object, **_kwargs: object) -> dict[str, JsonValue]:
+        """The file's content."""
+        return cls.file_schema
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge(cls, value: object) -> object:
+        if found := cls.faults(value):
+            raise ValueError("; ".join(found[:5]))
+        return value
+
+
+def _from_schema(path: Path) -> type[BaseModel]:
+    try:
+        schema = json.loads(read_bytes(path))
+        validator = jsonschema_rs.validator_for(schema)
+    except (ValueError, jsonschema_rs.ValidationError) as error:
+        raise JobError(f"{path}: no usable JSON Schema: {str(error).splitlines()[0]}") from None
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        raise JobError(f"{path}: the schema must describe an object; hint: put a scalar into a property")
+
+    def faults(value: object) -> list[str]:
+        return [f"{'/'.join(map(str, e.instance_path)) or 'answer'}: {e.message}" for e in validator.iter_errors(value)]
+
+    # "additionalProperties": false of the file is judged by the validator, so the model itself may stay open.
+    body = {"file_schema": schema, "faults": staticmethod(faults), "__module__": __name__}
+    return type("Answer", (_SchemaAnswer,), body)
+
+
+def _from_class(name: str) -> type[BaseModel]:
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise JobError(f"answer.class = '{name}': expected package.module:Model")
+    # A job's module may lie beside the place where the command runs, as with `python -m`.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise JobError(f"answer.class = '{name}': {error}") from None
+    if not (isinstance(found, type) and issubclass(found, BaseModel)):
+        raise JobError(f"answer.class = '{name}': not a pydantic model")
+    return found

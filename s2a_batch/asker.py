@@ -1,0 +1,163 @@
+"""Asks for a reply of one shape: schema, parsing, and re-asks with the reason why a reply does not fit.
+
+Knows instructor. Invariants: every request goes through the `send` that the caller hands in, so re-asks pass limiter,
+retry and audit like any other; the user's text is never rendered (instructor's `context` stays unset); the schema is
+built once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Final, cast
+
+import instructor
+from instructor.core.exceptions import InstructorRetryException
+from instructor.core.hooks import HookName, Hooks
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from s2a_batch.client import strict_schema
+from s2a_batch.errors import RecordError, S2AError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from openai.types.chat import ChatCompletion
+
+    from s2a_batch.client import Reply, Request
+    from s2a_batch.errors import FailureKind
+    from s2a_batch.job import Mode
+
+_MODES: Final[dict[str, instructor.Mode]] = {
+    "json_schema": instructor.Mode.JSON_SCHEMA,
+    "tools": instructor.Mode.TOOLS,
+    "json": instructor.Mode.JSON,
+    "md_json": instructor.Mode.MD_JSON,
+}
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+_THINKING: Final = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+_FENCE: Final = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
+
+
+class Asker:
+    """Asks for a reply of one shape.
+
+    Args:
+        model: Shape of the reply; None for plain text.
+        mode: How the shape is asked for.
+        strict: Ask the server to hold the schema strictly.
+        max_chars: Bound on each text field in the schema.
+    """
+
+    def __init__(self, model: type[BaseModel] | None, *, mode: Mode, strict: bool, max_chars: int | None) -> None:
+        self._model = None if model is None else instructor.response_schema(model)
+        self._mode = _MODES[mode]
+        self._shape = {} if model is None else _shape(model, self._mode, strict=strict, max_chars=max_chars)
+        self._ask = cast("Callable[..., Awaitable[BaseModel]]", instructor.patch(create=self._create, mode=self._mode))
+
+    async def ask(
+        self,
+        send: Callable[[Request], Awaitable[Reply]],
+        messages: list[dict[str, str]],
+        *,
+        reasks: int,
+        on_invalid: Callable[[str], None],
+    ) -> BaseModel | str:
+        """The reply as the model's instance, or as text when there is no model.
+
+        Args:
+            send: Sends one request; called anew for each re-ask.
+            messages: As they go out first.
+            reasks: Further attempts that tell the model why its reply does not fit.
+            on_invalid: Told the reason of each reply that does not fit.
+
+        Raises:
+            RecordError: No reply fitted.
+            S2AError: Whatever `send` raises, as it is.
+        """
+        if self._model is None:
+            return (await send({"messages": [dict(message) for message in messages]})).text
+        reasons: list[Exception] = []
+
+        def note(error: Exception, **_: object) -> None:
+            reasons.append(error)
+            on_invalid(_reason(error))
+
+        hooks = Hooks()
+        hooks.on(HookName.PARSE_ERROR, note)
+        try:
+            return await self._ask(
+                response_model=self._model,
+                messages=messages,
+                max_retries=reasks,
+                strict=False,
+                hooks=hooks,
+                send=send,
+            )
+        except InstructorRetryException as error:
+            cause = error.__cause__
+            if isinstance(cause, S2AError):
+                raise cause from None
+            if reasons:
+                raise RecordError(_kind(reasons[-1]), f"the reply does not fit: {_reason(reasons[-1])}") from None
+            raise
+
+    async def _create(self, send: Callable[[Request], Awaitable[Reply]], **request: JsonValue) -> ChatCompletion:
+        """What instructor takes for the SDK: the request with our schema, the reply with its text cleaned."""
+        reply = await send({**request, **self._shape})
+        message = reply.completion.choices[0].message
+        if message.content is not None and not message.tool_calls:
+            message.content = _json_text(message.content)
+        return reply.completion
+
+
+def _shape(model: type[BaseModel], mode: instructor.Mode, *, strict: bool, max_chars: int | None) -> Request:
+    """The request's part that asks for the shape, built once; {} where instructor puts the schema into the prompt."""
+    schema: dict[str, JsonValue]
+    schema = strict_schema(model) if strict else model.model_json_schema()
+    if max_chars is not None:
+        _bound(schema, max_chars)
+    name = model.__name__
+    if mode is instructor.Mode.JSON_SCHEMA:
+        wrapped: JsonValue = {"name": name, "strict": strict, "schema": schema}
+        return {"response_format": {"type": "json_schema", "json_schema": wrapped}}
+    if mode is instructor.Mode.TOOLS:
+        function: JsonValue = {"name": name, "strict": strict, "parameters": schema}
+        return {"tools": [{"type": "function", "function": function}]}
+    return {}
+
+
+def _bound(schema: JsonValue, max_chars: int) -> None:
+    if isinstance(schema, dict):
+        if schema.get("type") == "string" and not schema.keys() & {"maxLength", "enum", "const", "format"}:
+            schema["maxLength"] = max_chars
+        for part in schema.values():
+            _bound(part, max_chars)
+    elif isinstance(schema, list):
+        for part in schema:
+            _bound(part, max_chars)
+
+
+def _json_text(text: str) -> str:
+    """The JSON in a reply: without thinking and code fences, and without halves of surrogate pairs."""
+    text = _THINKING.sub("", text)
+    if not text.lstrip().startswith("{") and (fenced := _FENCE.search(text)):
+        text = fenced[1]
+    if "\\ud" in text.lower():
+        try:
+            text = json.dumps(json.loads(text), ensure_ascii=False)
+        except ValueError:
+            return text
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'reply'}: {e['msg']}" for e in error.errors()[:3])[:300]
+    return type(error).__name__
+
+
+def _kind(error: Exception) -> FailureKind:
+    if isinstance(error, ValidationError) and any(e["type"] == "empty_rewrite" for e in error.errors()):
+        return "empty_rewrite"
+    return "invalid_reply"

@@ -1,0 +1,202 @@
+"""From a job to its parts: endpoints with their keys, limiters, stages, the pipeline.
+
+Invariant: stages that use the same account and model share one limiter, so a limit holds over both together.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from s2a_batch import embedded
+from s2a_batch.answers import RewriteReply, answer_model
+from s2a_batch.asker import Asker
+from s2a_batch.client import Endpoint
+from s2a_batch.errors import JobError
+from s2a_batch.job import OPENAI_URL, is_embedded
+from s2a_batch.jobfile import Secrets, secrets_of
+from s2a_batch.limits import Limiter
+from s2a_batch.pipeline import Pipeline
+from s2a_batch.retry import Health, RetryPolicy
+from s2a_batch.stages import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    import anyio
+    from pydantic import BaseModel
+
+    from s2a_batch.job import Job, Limits, StageJob
+    from s2a_batch.records import StageName
+    from s2a_batch.report import Tally
+
+# Record tasks for each open request. In virtual time over five workloads c1 + c2 tasks equal two worker pools joined by
+# a queue (0.999-1.000 of its makespan); half as many again gains 5 %.
+_TASKS_PER_OPEN: Final = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the worker drives.
+
+    Attributes:
+        tasks: How many records may be under way.
+    """
+
+    pipeline: Pipeline
+    limiters: tuple[Limiter, ...]
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a stage's requests go."""
+
+    base_url: str
+    secrets: Secrets
+    model: str
+    open_requests: int | None = None
+    """Most that the place itself can serve at a time; None when it does not say."""
+
+    def account(self) -> tuple[str, str, str]:
+        return self.base_url, self.secrets.api_key, self.model
+
+
+@dataclass(slots=True)
+class _Shared:
+    """One limiter with the limits that it was built from."""
+
+    limiter: Limiter
+    limits: Limits
+    health: Health = field(default_factory=Health)
+
+
+class Assembly:
+    """Builds the parts of one execution.
+
+    Args:
+        job: What to run.
+        environ: Where keys are looked up.
+        drain: Set when no new request may start.
+        tally: Counts.
+        say: Prints a line for the person at the screen.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        environ: Mapping[str, str],
+        drain: anyio.Event,
+        tally: Tally,
+        say: Callable[[str], None],
+    ) -> None:
+        self._job = job
+        self._environ = environ
+        self._tally = tally
+        self._say = say
+        self._drain = drain
+        self._rng = random.Random()  # noqa: S311  jitter, no secret
+        self._answer_model = answer_model(job.answer)
+        self._places: dict[str, _Place] = {}
+        self._limiters: dict[tuple[str, str, str], _Shared] = {}
+        self._endpoints: dict[tuple[object, ...], Endpoint] = {}
+
+    def check(self) -> None:
+        """Raise `JobError` for whatever can be known to be wrong without sending anything."""
+        for name, stage in self._stages().items():
+            if not is_embedded(stage):
+                secrets_of(name, stage, self._environ)
+
+    @asynccontextmanager
+    async def parts(self, fingerprint: str, save_rewrite: Callable[[bytes], Awaitable[None]]) -> AsyncIterator[Parts]:
+        """The parts, open while the context lasts; an embedded model server runs as long."""
+        job = self._job
+        async with AsyncExitStack() as stack:
+            for name, stage in self._stages().items():
+                self._places[name] = await self._place(stack, name, stage)
+            # Lanes made first go first: what is started gets finished.
+            answer = None if job.only else await self._stage(stack, "answer", job.answer, self._answer_model)
+            rewrite = await self._stage(stack, "rewrite", job.rewrite, RewriteReply)
+            pipeline = Pipeline(
+                rewrite,
+                answer,
+                rewrite_job=job.rewrite,
+                answer_job=job.answer,
+                fingerprint=fingerprint,
+                save_rewrite=save_rewrite,
+            )
+            shared = self._limiters.values()
+            yield Parts(pipeline, tuple(s.limiter for s in shared), self._tasks())
+
+    def _stages(self) -> dict[StageName, StageJob]:
+        stages: dict[StageName, StageJob] = {"rewrite": self._job.rewrite}
+        return stages if self._job.only else {**stages, "answer": self._job.answer}
+
+    async def _place(self, stack: AsyncExitStack, name: StageName, stage: StageJob) -> _Place:
+        if not is_embedded(stage):
+            secrets = secrets_of(name, stage, self._environ)
+            return _Place(stage.base_url or OPENAI_URL, secrets, str(stage.model))
+        same = [n for n, other in self._stages().items() if n in self._places and other.model == stage.model]
+        if same and is_embedded(self._stages()[same[0]]):
+            return self._places[same[0]]
+        slots = min(embedded.DEFAULT_SLOTS, (stage.limits or self._job.limits).open_requests)
+        path = await embedded.ensure_model(str(stage.model), self._say)
+        served = await stack.enter_async_context(
+            embedded.serve(path, slots=slots, context_tokens=embedded.DEFAULT_CONTEXT_TOKENS, say=self._say)
+        )
+        return _Place(served.base_url, Secrets(served.api_key, {}), served.model, slots)
+
+    async def _stage(
+        self, stack: AsyncExitStack, name: StageName, stage: StageJob, model: type[BaseModel] | None
+    ) -> Stage:
+        place = self._places[name]
+        shared = self._limiter(name, stage, place)
+        strict = stage.strict and not (name == "answer" and self._job.answer.schema_file is not None)
+        return Stage(
+            name=name,
+            job=stage,
+            asker=Asker(model, mode=stage.mode, strict=strict, max_chars=stage.max_chars),
+            client=await self._endpoint(stack, place, shared.limits.open_requests),
+            limiter=shared.limiter,
+            lane=shared.limiter.lane(stage.open_requests),
+            retry=RetryPolicy(self._job.retry, self._drain, self._rng),
+            health=shared.health,
+            tally=self._tally.stage(name),
+            keep_messages=self._job.messages == "full",
+        )
+
+    def _limiter(self, name: StageName, stage: StageJob, place: _Place) -> _Shared:
+        limits = stage.limits or self._job.limits
+        shared = self._limiters.get(place.account())
+        if shared is not None:
+            if shared.limits != limits:
+                raise JobError(f"{name}.limits: both stages use one account and model, so they share [limits]")
+            return shared
+        limiter = Limiter(
+            open_requests=min(limits.open_requests, place.open_requests or limits.open_requests),
+            requests_per_minute=limits.requests_per_minute,
+            tokens_per_minute=limits.tokens_per_minute,
+            drain=self._drain,
+            rng=self._rng,
+        )
+        return self._limiters.setdefault(place.account(), _Shared(limiter, limits))
+
+    async def _endpoint(self, stack: AsyncExitStack, place: _Place, connections: int) -> Endpoint:
+        key = (place.base_url, place.secrets.api_key, *sorted(place.secrets.headers.items()))
+        if key not in self._endpoints:
+            endpoint = Endpoint(
+                base_url=place.base_url,
+                api_key=place.secrets.api_key,
+                headers=place.secrets.headers,
+                deadline_s=self._job.retry.deadline_s,
+                connections=connections,
+            )
+            self._endpoints[key] = await stack.enter_async_context(endpoint)
+        return self._endpoints[key]
+
+    def _tasks(self) -> int:
+        return math.ceil(_TASKS_PER_OPEN * sum(shared.limiter.cap for shared in self._limiters.values()))

@@ -1,0 +1,171 @@
+"""The command line: commands, options, exit status.
+
+Knows typer. Invariants: the only module that ends the process; commands import what they need when they run, so that
+`--help` loads neither an SDK nor pydantic.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from s2a_batch import __version__
+from s2a_batch.errors import StopRun
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from s2a_batch.display import Screen
+    from s2a_batch.job import Job
+
+app = typer.Typer(
+    name="s2a-batch",
+    help="System 2 Attention over whole files: rewrite each prompt without what misleads, answer from the rewrite.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; ends the process with an exit status of the README's table."""
+    try:
+        app(standalone_mode=True)
+    except StopRun as error:
+        from s2a_batch.display import Screen
+
+        Screen().error(str(error))
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(  # noqa: PLR0913  the command's options
+    source: Annotated[Path, typer.Argument(help="A job file (.toml), or an input (.jsonl, .jsonl.gz).")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The run's directory.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of both stages; 'embedded', or a .gguf file.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Endpoint of both stages; default: OpenAI's.")] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="text, int, float, bool, choice, a schema .json, or package.module:Model.")
+    ] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="An option of --answer choice; repeat it.")] = None,
+    open_requests: Annotated[int | None, typer.Option(help="Most requests open at a time.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Any key of the job: rewrite.temperature=0; repeat it.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take up at most this many pending records.")] = None,
+    only: Annotated[str | None, typer.Option(help="'rewrite': stop after stage 1.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check job and input; send and write nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take up dead letters again.")] = False,
+    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="Resume with changed settings.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start anew.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing when all is well.")] = False,
+) -> None:
+    """Run a job, or go on with it: the same command does both.
+
+    Exit status: 0 all answered, 1 some records failed, 2 wrong usage or job (nothing sent), 3 stopped early (the rest
+    is pending), 4 another run holds the directory, 130/143 interrupted (the rest is pending).
+    """
+    from s2a_batch.display import Screen
+
+    screen = Screen(quiet=quiet)
+    given = (("model", model), ("base_url", base_url), ("only", only))
+    table: dict[str, JsonValue] = {name: value for name, value in given if value is not None}
+    if output is not None:
+        table["output"] = str(output)
+    if open_requests is not None:
+        table["limits"] = {"open_requests": open_requests}
+    table |= _answer_table(answer, choice)
+    job = _job(source, table, setting or [])
+    if dry_run:
+        _dry_run(job, screen)
+        return
+    from s2a_batch.resume import Options
+    from s2a_batch.worker import run_job
+
+    how = Options(limit=limit, retry_failed=retry_failed, accept_changes=accept_changes, fresh=fresh)
+    found = run_job(job, how, say=screen.say, watch=screen.watch)
+    screen.finished(found, job.output)
+    raise typer.Exit(found.exit_status)
+
+
+@app.command()
+def status(directory: Annotated[Path, typer.Argument(help="A run's directory.")]) -> None:
+    """Say how a run stands; works while it runs."""
+    from s2a_batch.display import Screen
+    from s2a_batch.inspect import standing
+
+    Screen().standing(standing(directory), directory)
+
+
+@app.command()
+def show(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    record: Annotated[str, typer.Argument(metavar="ID", help="An id of the input, a key, or line:N.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result line as it stands.")] = False,
+) -> None:
+    """Show one record: original, what the rewrite removed, answer, attempts."""
+    from s2a_batch.display import Screen
+    from s2a_batch.inspect import find
+
+    screen = Screen()
+    for line in find(directory, record):
+        if as_json:
+            sys.stdout.write(line.decode() + "\n")
+        else:
+            screen.record(line)
+
+
+def _dry_run(job: Job, screen: Screen) -> None:
+    import anyio
+
+    from s2a_batch.inspect import dry_run
+
+    found = anyio.run(functools.partial(dry_run, job, os.environ))
+    screen.preview(found)
+    if found.cut_short:
+        raise typer.Exit(3)
+    raise typer.Exit(1 if found.bad else 0)
+
+
+def _job(source: Path, table: dict[str, JsonValue], settings: list[str]) -> Job:
+    from s2a_batch import jobfile
+
+    for text in settings:
+        table = jobfile.with_setting(table, text)
+    if source.suffix == ".toml":
+        return jobfile.load(source, table)
+    return jobfile.build({"input": str(source), **table}, "command line")
+
+
+def _answer_table(answer: str | None, choices: list[str] | None) -> dict[str, JsonValue]:
+    """The [answer] table that --answer and --choice stand for."""
+    found: dict[str, JsonValue] = {}
+    if answer is not None:
+        name = "class" if ":" in answer else "schema_file" if answer.endswith(".json") else "type"
+        found[name] = answer
+    if choices:
+        found["type"] = "choice"
+        found["choices"] = list(choices)
+    return {"answer": found} if found else {}

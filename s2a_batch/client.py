@@ -1,0 +1,249 @@
+"""One request, once: openai sends it, and what comes back is a usable reply or one of our errors.
+
+Knows openai, with httpx2 below it; importing this module takes about a second. Invariants: the SDK never retries; one
+`send` is one HTTP request with one deadline; no message of an error holds a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, cast
+from urllib.parse import urlsplit
+
+import anyio
+import httpx2
+import openai
+from openai.types.chat import ChatCompletion
+from pydantic import JsonValue
+
+from s2a_batch import faults
+from s2a_batch.errors import RequestRefused, TransientError, UnusableReply
+from s2a_batch.job import masked_url
+from s2a_batch.records import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from types import TracebackType
+
+    from pydantic import BaseModel
+
+    from s2a_batch.errors import FailureKind, S2AError
+
+Request: TypeAlias = dict[str, JsonValue]
+"""Parameters of a chat completion, by the API's names."""
+
+_CONNECT_S: Final = 10.0
+_SECRET_CHARS: Final = 5  # shorter ones, like the 'none' of keyless servers, stand in ordinary words
+_LOUD: Final = {"openai": logging.WARNING, "httpx2": logging.WARNING, "httpcore2": logging.WARNING}
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A usable reply of one request.
+
+    Attributes:
+        text: What the model wrote (content, or the arguments of the forced tool), before any clean-up.
+        completion: The SDK's object, for instructor.
+    """
+
+    text: str
+    model: str
+    finish_reason: str | None
+    usage: Usage
+    request_id: str | None
+    status: int
+    headers: Mapping[str, str]
+    completion: ChatCompletion
+
+
+class _RawReply(Protocol):
+    """What the SDK's raw create() returns."""
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def status_code(self) -> int: ...
+    def parse(self) -> object: ...
+
+
+class Endpoint:
+    """Sends requests to one endpoint with one key; use as an async context manager.
+
+    Args:
+        base_url: Ends in /v1 for most servers.
+        api_key: Sent as bearer token; any text for servers that need none.
+        headers: Further headers of each request.
+        deadline_s: From sending to the last byte.
+        connections: Most connections open at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        headers: dict[str, str],
+        deadline_s: float,
+        connections: int,
+    ) -> None:
+        _silence()
+        self._url = masked_url(base_url)
+        self._secrets = [
+            s for s in (api_key, *headers.values(), urlsplit(base_url).password) if s and len(s) >= _SECRET_CHARS
+        ]
+        self._deadline_s = deadline_s
+        self._openai = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key,
+            default_headers=headers,
+            max_retries=0,
+            timeout=openai.Timeout(deadline_s, connect=min(_CONNECT_S, deadline_s)),
+            http_client=_transport(base_url, connections),
+        )
+
+    async def __aenter__(self) -> Self:
+        create = self._openai.chat.completions.with_raw_response.create
+        # Our request is open to any parameter a server knows; the SDK's overloads are not.
+        self._create = cast("Callable[..., Awaitable[_RawReply]]", create)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+            await self._openai.close()
+
+    async def send(self, request: Request) -> Reply:
+        """Send exactly one HTTP request.
+
+        Args:
+            request: Parameters of a chat completion.
+
+        Raises:
+            AttemptError: This attempt failed; the class says whether another one may help.
+            StopRun: The account or the endpoint refuses everything.
+        """
+        try:
+            with anyio.fail_after(self._deadline_s):
+                raw = await self._create(**request)
+            found = raw.parse()
+        except (TimeoutError, openai.APITimeoutError):
+            raise TransientError("timeout", f"no complete reply within {self._deadline_s:g} s") from None
+        except openai.APIConnectionError as error:
+            raise TransientError("connection", self._scrub(f"connection failed: {_root(error)}")) from None
+        except openai.APIStatusError as error:
+            raise self._refusal(error, request) from None
+        except UnicodeEncodeError:
+            raise RequestRefused(
+                "bad_request", "the messages hold half of a surrogate pair, which is no character"
+            ) from None
+        except (json.JSONDecodeError, openai.APIError) as error:
+            raise TransientError("not_an_answer", f"HTTP 200 with a broken body: {type(error).__name__}") from None
+        return self._judged(found, raw.headers, raw.status_code, request)
+
+    def _refusal(self, error: openai.APIStatusError, request: Request) -> S2AError:
+        return faults.from_status(
+            error.status_code,
+            error.response.headers,
+            self._scrub(error.response.text),
+            now=datetime.now(UTC),
+            model=str(request.get("model")),
+            url=self._url,
+        )
+
+    def _judged(self, found: object, headers: Mapping[str, str], status: int, request: Request) -> Reply:
+        """A reply that holds an answer, or the error that says why it does not."""
+        request_id = headers.get("x-request-id")
+        if not isinstance(found, ChatCompletion):
+            start = self._scrub(" ".join(str(found).split())[:120])
+            message = f"HTTP {status} with {headers.get('content-type', 'no content type')} in place of JSON: {start}"
+            raise TransientError("not_an_answer", message, status=status, request_id=request_id)
+        extra = found.model_extra or {}
+        if not found.choices and extra.get("error"):
+            error = json.loads(self._scrub(json.dumps(extra["error"])))
+            raise faults.from_error_body(error, now=datetime.now(UTC), model=str(request.get("model")), url=self._url)
+        if not found.choices or found.choices[0].message is None:
+            message = "HTTP 200 without choices"
+            raise TransientError("not_an_answer", message, status=status, request_id=request_id)
+        return self._usable(found, headers, status, request_id)
+
+    def _usable(self, found: ChatCompletion, headers: Mapping[str, str], status: int, request_id: str | None) -> Reply:
+        choice = found.choices[0]
+        message = choice.message
+        tool = message.tool_calls[0] if message.tool_calls else None
+        text = tool.function.arguments if tool is not None and tool.type == "function" else message.content or ""
+        text = _SURROGATES.sub("\ufffd", text)
+
+        def unusable(kind: FailureKind, why: str, reply: str) -> UnusableReply:
+            usage = _usage(found).model_dump()
+            return UnusableReply(kind, why, status=status, request_id=request_id, reply=reply, usage=usage)
+
+        if message.refusal:
+            raise unusable("refusal", "the model refuses", message.refusal)
+        if choice.finish_reason == "content_filter":
+            raise unusable("content_filter", "the server's content filter cut the reply", text)
+        if choice.finish_reason == "length":
+            raise unusable("truncated", "the reply was cut at the token limit; raise max_tokens", text)
+        if not text.strip():
+            thoughts = _reasoning(message.model_extra or {})
+            if thoughts:
+                raise unusable("only_reasoning", "the reply holds reasoning and no answer; raise max_tokens", thoughts)
+            raise TransientError("empty_answer", "the reply is empty", status=status, request_id=request_id)
+        return Reply(
+            text, found.model, choice.finish_reason, _usage(found), request_id, status, headers, completion=found
+        )
+
+    def _scrub(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def strict_schema(model: type[BaseModel]) -> dict[str, JsonValue]:
+    """The model's JSON Schema as OpenAI's strict mode wants it: all fields required, no others allowed."""
+    parameters = openai.pydantic_function_tool(model)["function"]["parameters"]
+    return cast("dict[str, JsonValue]", json.loads(json.dumps(parameters)))
+
+
+def _transport(base_url: str, connections: int) -> httpx2.AsyncClient:
+    """The HTTP client. A faster transport goes in here."""
+    local = (urlsplit(base_url).hostname or "") in ("localhost", "127.0.0.1", "::1")
+    pool = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30)
+    return openai.DefaultAsyncHttpx2Client(trust_env=not local, limits=pool)
+
+
+def _silence() -> None:
+    """Keep the libraries' logs from printing prompts and URLs with passwords, whatever OPENAI_LOG says."""
+    for name, level in _LOUD.items():
+        logging.getLogger(name).setLevel(level)
+    logging.getLogger("instructor").setLevel(logging.CRITICAL)
+
+
+def _usage(found: ChatCompletion) -> Usage:
+    """Copied at once: instructor writes running totals into the SDK's object."""
+    usage = found.usage
+    if usage is None:
+        return Usage()
+    inputs, outputs = usage.prompt_tokens_details, usage.completion_tokens_details
+    return Usage(
+        input_tokens=usage.prompt_tokens,
+        cached_tokens=None if inputs is None else inputs.cached_tokens,
+        output_tokens=usage.completion_tokens,
+        reasoning_tokens=None if outputs is None else outputs.reasoning_tokens,
+    )
+
+
+def _reasoning(extra: Mapping[str, object]) -> str:
+    return str(extra.get("reasoning_content") or extra.get("reasoning") or "")
+
+
+def _root(error: BaseException) -> str:
+    """The innermost cause in a few words."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__ or error
+    return f"{type(error).__name__}: {error}"[:200]

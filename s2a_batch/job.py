@@ -1,0 +1,253 @@
+"""The job: what to run, as frozen models with defaults, bounds and units.
+
+Knows pydantic. Invariants: a job holds no key, only the names of variables that hold keys; no model name is a default
+here; what can change an answer is in `settings()`, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from s2a_batch.errors import JobError
+
+EMBEDDED: Final = "embedded"
+OPENAI_URL: Final = "https://api.openai.com/v1"
+OPENAI_KEY: Final = "OPENAI_API_KEY"
+_SHOWN_CHARS: Final = 60
+
+Mode = Literal["json_schema", "tools", "json", "md_json"]
+Preset = Literal["unbiased", "relevance", "question"]
+AnswerType = Literal["text", "int", "float", "bool", "choice"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    """Frozen, and closed to unknown keys: a typo is an error, never a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Fields(_Table):
+    """Under which names an input object holds its parts."""
+
+    prompt: str = "prompt"
+    id: str = "id"
+
+
+class Limits(_Table):
+    """Limits of one account and model; both stages share them when they use the same."""
+
+    open_requests: int = Field(default=16, ge=1, le=10_000)
+    requests_per_minute: Positive | None = None
+    tokens_per_minute: Positive | None = None
+
+
+class Retry(_Table):
+    """Bounds on trying again, for each stage of a record. Seconds."""
+
+    attempts: int = Field(default=6, ge=1, le=100, description="HTTP requests at most, re-asks included.")
+    reasks: int = Field(default=1, ge=0, le=10, description="Attempts with the reason why the last reply did not fit.")
+    deadline_s: Positive = Field(default=120.0, description="From sending a request to its last byte.")
+    max_s: Positive = Field(default=900.0, description="No attempt starts later than this after the first.")
+    backoff_s: Positive = Field(default=0.5, description="Bound of the first backoff; doubles, with full jitter.")
+    max_backoff_s: Positive = 60.0
+    max_wait_s: Positive = Field(default=600.0, description="Longest wait taken from a server; more stops the run.")
+    drain_s: Positive = Field(default=30.0, description="After a signal, open requests may take this long.")
+
+
+class StageJob(_Table):
+    """What both stages have. A None of model, base_url, api_key_env is filled from the job's top level."""
+
+    model: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    headers_env: dict[str, str] = Field(default={}, description="Header name -> variable that holds its value.")
+    mode: Mode = "json_schema"
+    strict: bool = Field(default=True, description="Ask the server to hold the schema strictly.")
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    seed: int | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_chars: int | None = Field(default=None, ge=1, description="Bound on each text field, told to the server.")
+    extra_body: dict[str, JsonValue] = Field(default={}, description="Further request fields, sent as they are.")
+    instructions: str | None = Field(default=None, description="Replaces our wording of the stage's instructions.")
+    examples: bool = Field(default=False, description="Send worked examples; small models need them.")
+    open_requests: int | None = Field(default=None, ge=1, description="This stage's own cap; None: only the limits'.")
+    limits: Limits | None = Field(default=None, description="In place of the job's, for a stage on its own account.")
+
+    @model_validator(mode="after")
+    def _one_token_bound(self) -> StageJob:
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("give max_tokens or max_completion_tokens, not both; servers take one of them")
+        return self
+
+    def settings(self) -> dict[str, JsonValue]:
+        """What of this stage can change a result."""
+        places = {"base_url", "api_key_env", "headers_env", "open_requests", "limits"}
+        return self.model_dump(mode="json", exclude=places)
+
+
+class RewriteJob(StageJob):
+    """Stage 1."""
+
+    preset: Preset = "relevance"
+
+
+class AnswerJob(StageJob):
+    """Stage 2. The answer's type is one of `type`, `schema_file` or `class`."""
+
+    type: AnswerType = "text"
+    choices: tuple[str, ...] = Field(default=(), description="The options of type 'choice'.")
+    schema_file: Path | None = Field(default=None, description="A JSON Schema of an object.")
+    class_: str | None = Field(default=None, alias="class", description="package.module:Model, a pydantic model.")
+    instructed: bool = Field(default=True, description="Tell the model to answer without bias.")
+    keep_original: bool = Field(default=False, description="Show the original prompt beside the rewrite.")
+
+    @model_validator(mode="after")
+    def _one_type(self) -> AnswerJob:
+        if (self.type == "choice") != bool(self.choices):
+            raise ValueError("type = 'choice' and choices = [..] go together")
+        given = [self.type != "text", self.schema_file is not None, self.class_ is not None]
+        if sum(given) > 1:
+            raise ValueError("give one of type, schema_file and class")
+        return self
+
+    def settings(self) -> dict[str, JsonValue]:
+        """As of the stage; a schema file counts by its content, not by its place."""
+        found = super().settings()
+        if self.schema_file is not None:
+            found["schema_file"] = hashlib.sha256(read_bytes(self.schema_file)).hexdigest()
+        return found
+
+
+class Job(_Table):
+    """One job, complete and checked."""
+
+    input: Path
+    output: Path
+    model: str | None = None
+    base_url: str | None = None
+    api_key_env: str | None = None
+    only: Literal["rewrite"] | None = Field(default=None, description="Stop after this stage.")
+    fields: Fields = Fields()
+    rewrite: RewriteJob = RewriteJob()
+    answer: AnswerJob = AnswerJob()
+    limits: Limits = Limits()
+    retry: Retry = Retry()
+    fsync_s: float = Field(default=1.0, ge=0, description="Longest time between two fsyncs; 0: with every commit.")
+    messages: Literal["full", "hash"] = Field(default="full", description="Keep the messages sent, or their hash.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_stages(cls, job: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """Hand the top level's model, base_url and api_key_env to each stage that does not set its own."""
+        filled = dict(job)
+        shared = {name: job[name] for name in ("model", "base_url", "api_key_env") if job.get(name) is not None}
+        for stage in ("rewrite", "answer"):
+            table = job.get(stage, {})
+            if isinstance(table, dict):
+                filled[stage] = _embedded_defaults(_inherited(table, shared) | table)
+        return filled
+
+    @model_validator(mode="after")
+    def _places(self) -> Job:
+        if self.output == self.input or self.output.is_file():
+            raise ValueError(
+                f"output {self.output} is a file; it is the run's directory and must be new or one of ours"
+            )
+        for name, stage in (("rewrite", self.rewrite), ("answer", self.answer)):
+            if stage.base_url is not None and stage.model is None:
+                raise ValueError(f"{name} has a base_url and no model; name the model")
+            _check_url(name, stage.base_url)
+        return self
+
+    def settings(self) -> dict[str, JsonValue]:
+        """What can change a result, flat: `rewrite.model`, `answer.type`, .. A resume needs all of it equal."""
+        parts = {
+            "fields": self.fields.model_dump(),
+            "rewrite": self.rewrite.settings(),
+            "answer": self.answer.settings(),
+        }
+        return {f"{part}.{name}": value for part, table in parts.items() for name, value in table.items()}
+
+    def effective(self) -> dict[str, JsonValue]:
+        """The whole job as it runs, for `run.json`; user and password of a URL are masked."""
+        found = self.model_dump(mode="json", by_alias=True)
+        for table in (found, found["rewrite"], found["answer"]):
+            if table["base_url"] is not None:
+                table["base_url"] = masked_url(table["base_url"])
+        return found
+
+
+def is_embedded(stage: StageJob) -> bool:
+    """Whether the stage is served by the embedded model server: `embedded`, a GGUF path, or no endpoint at all."""
+    return stage.base_url is None and _is_local(stage.model)
+
+
+_EMBEDDED_DEFAULTS: Final[dict[str, JsonValue]] = {
+    "model": EMBEDDED,
+    "temperature": 0.0,
+    "max_tokens": 512,
+    "max_chars": 600,
+    "examples": True,
+}
+
+
+def _is_local(model: JsonValue) -> bool:
+    return model == EMBEDDED or str(model).endswith(".gguf")
+
+
+def _inherited(table: dict[str, JsonValue], shared: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """What a stage takes from the top level: a key never goes to an endpoint that it was not named for."""
+    if "base_url" in table:
+        return {name: shared[name] for name in ("model",) if name in shared}
+    return {} if _is_local(table.get("model")) else shared
+
+
+def _embedded_defaults(table: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Settings that a tiny model needs to come through a stage, under what the job says itself."""
+    if table.get("base_url") is None and _is_local(table.get("model", EMBEDDED)):
+        return _EMBEDDED_DEFAULTS | table
+    return table
+
+
+def fingerprint(settings: dict[str, JsonValue]) -> str:
+    """12 hex digits that stand for the settings in each result line."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def changes(old: dict[str, JsonValue], new: dict[str, JsonValue]) -> list[str]:
+    """Readable differences of two settings, one a line, long values cut."""
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return [f"{name}: {_short(old.get(name))} -> {_short(new.get(name))}" for name in names]
+
+
+def _short(value: JsonValue) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
+
+
+def read_bytes(path: Path) -> bytes:
+    """A small file's content; `JobError` when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise JobError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def masked_url(url: str) -> str:
+    """The URL without user and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _check_url(name: str, url: str | None) -> None:
+    if url is not None and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
+        raise ValueError(f"{name}.base_url is no http(s) address; example: http://127.0.0.1:8000/v1")

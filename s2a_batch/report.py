@@ -1,0 +1,155 @@
+"""Counts, tokens and rates of a run while it goes, and the summary at its end.
+
+Knows nothing but the wire types. Invariant: every number here was counted once, where it happened; nothing is derived
+from what was planned.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from s2a_batch.records import StageSummary, Summary, Usage
+
+if TYPE_CHECKING:
+    from s2a_batch.records import Attempt, BadLine, Outcome, Record, StageName, Status
+
+
+@dataclass(slots=True)
+class StageTally:
+    """One stage's counts since the run began."""
+
+    open: int = 0
+    waiting: int = 0
+    requests: int = 0
+    done: int = 0
+    retries: int = 0
+    rate_limited: int = 0
+    reasks: int = 0
+    unknown_usage: int = 0
+    usage: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
+
+    def add(self, attempt: Attempt) -> None:
+        """Count one finished attempt."""
+        self.requests += 1
+        self.retries += attempt.n > 1
+        self.reasks += attempt.reask
+        self.seconds += attempt.seconds
+        self.rate_limited += attempt.error is not None and attempt.error.kind == "rate_limited"
+        if attempt.usage is not None:
+            self.usage += attempt.usage
+            self.unknown_usage += attempt.usage.input_tokens is None or attempt.usage.output_tokens is None
+
+    def summary(self) -> StageSummary:
+        """The counts as they go to `run.json`."""
+        return StageSummary(
+            requests=self.requests,
+            done=self.done,
+            retries=self.retries,
+            rate_limited=self.rate_limited,
+            reasks=self.reasks,
+            unknown_usage=self.unknown_usage,
+            usage=self.usage,
+            seconds=round(self.seconds, 3),
+        )
+
+
+@dataclass(slots=True)
+class Tally:
+    """The run's counts.
+
+    Attributes:
+        lines: Non-blank input lines read so far.
+        skipped: Of these: done by an earlier execution.
+        failed_before: Of those: dead letters.
+        read_bytes: Bytes of the lines read so far; with `total_bytes` the basis of what is left.
+        total_bytes: Size of the input, None when unknown (packed).
+    """
+
+    rewrite: StageTally = field(default_factory=StageTally)
+    answer: StageTally = field(default_factory=StageTally)
+    lines: int = 0
+    skipped: int = 0
+    failed_before: int = 0
+    answered: int = 0
+    rewritten: int = 0
+    failed: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+    read_bytes: int = 0
+    total_bytes: int | None = None
+
+    def stage(self, name: StageName) -> StageTally:
+        """The tally of the stage of this name."""
+        return self.rewrite if name == "rewrite" else self.answer
+
+    def read(self, record: Record | BadLine, done_as: Status | None) -> None:
+        """Count one input line, and what an earlier execution made of it."""
+        self.lines += 1
+        self.read_bytes += 1 + len(record.input_json or b"")
+        self.skipped += done_as is not None
+        self.failed_before += done_as == "failed"
+
+    def note(self, outcome: Outcome | None) -> None:
+        """Count one record that came to its end; None: a rewrite that is all that was wanted."""
+        if outcome is None:
+            self.rewritten += 1
+        elif outcome.error is None:
+            self.answered += 1
+        else:
+            self.failed += 1
+            self.kinds[outcome.error.kind] += 1
+
+    @property
+    def done(self) -> int:
+        """Records with a result, from this execution or an earlier one."""
+        return self.skipped + self.finished
+
+    @property
+    def finished(self) -> int:
+        """Records that this execution brought to their end."""
+        return self.answered + self.rewritten + self.failed
+
+    def left(self) -> int | None:
+        """About how many records are left, by the bytes still unread; None when the size is unknown."""
+        if self.total_bytes is None or not self.read_bytes:
+            return None
+        unread = max(0, self.total_bytes - self.read_bytes) * self.lines // self.read_bytes
+        return self.lines - self.done + unread
+
+    @property
+    def requests(self) -> int:
+        """HTTP requests of both stages."""
+        return self.rewrite.requests + self.answer.requests
+
+    @property
+    def tokens(self) -> int:
+        """Input and output tokens of both stages, as far as known."""
+        return self.rewrite.usage.total_tokens + self.answer.usage.total_tokens
+
+    def summary(self, *, seconds: float, stopped: str | None, superseded: int, read_all: bool) -> Summary:
+        """The account of this execution.
+
+        Args:
+            seconds: How long it took.
+            stopped: Why it stopped before the end of the input; None when it did not.
+            superseded: Results of earlier executions whose line is gone from the input.
+            read_all: Whether the input was read to its end, so that `pending` is all that is left.
+        """
+        return Summary(
+            lines=self.lines,
+            answered=self.answered,
+            rewritten=self.rewritten,
+            failed=self.failed,
+            skipped=self.skipped,
+            failed_before=self.failed_before,
+            pending=self.lines - self.done,
+            read_all=read_all,
+            superseded=superseded,
+            kinds=dict(sorted(self.kinds.items())),
+            rewrite=self.rewrite.summary(),
+            answer=self.answer.summary(),
+            seconds=round(seconds, 3),
+            stopped=stopped,
+        )

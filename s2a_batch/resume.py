@@ -1,0 +1,103 @@
+"""What an execution finds in the run's directory, and whether it may go on from there.
+
+Invariants: nothing is appended before torn ends are repaired and the settings compared; a changed job never mixes its
+answers into an old run without a word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from s2a_batch import __version__, prompts, rundir
+from s2a_batch.errors import JobError
+from s2a_batch.job import changes, fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic import JsonValue
+
+    from s2a_batch.job import Job
+    from s2a_batch.keys import KeyIndex
+    from s2a_batch.records import Summary
+    from s2a_batch.rundir import RunDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How this execution of a job runs; nothing here can change an answer.
+
+    Attributes:
+        limit: At most this many pending records are taken up; None: all.
+        retry_failed: Take up dead letters again.
+        accept_changes: Go on although the job's settings changed.
+        fresh: Set what is there aside and start anew.
+    """
+
+    limit: int | None = None
+    retry_failed: bool = False
+    accept_changes: bool = False
+    fresh: bool = False
+
+
+class Resume:
+    """Prepares a locked run directory for one execution of a job.
+
+    Attributes:
+        fingerprint: Of all that can change an answer; goes into every line.
+    """
+
+    def __init__(
+        self, job: Job, options: Options, directory: RunDirectory, keys: KeyIndex, say: Callable[[str], None]
+    ) -> None:
+        self._job = job
+        self._options = options
+        self._directory = directory
+        self._keys = keys
+        self._say = say
+        self._settings: dict[str, JsonValue] = {**job.settings(), "prompt_version": prompts.PROMPT_VERSION}
+        self.fingerprint = fingerprint(self._settings)
+
+    def prepare(self) -> int:
+        """Repair, compare with what was run here before, learn what is done; returns how many records are.
+
+        Raises:
+            JobError: The settings changed, with each change and the ways on.
+            OutputError: The directory cannot be written.
+        """
+        if self._options.fresh and (aside := self._directory.set_all_aside()):
+            self._say(f"the earlier run was set aside in {self._directory.path / aside}")
+        self._compare(rundir.read_manifest(self._directory.path))
+        for note in self._directory.repair():
+            self._say(note)
+        if self._options.retry_failed and (aside := self._directory.set_dead_letters_aside()):
+            self._say(f"failed records are pending again; their dead letters are kept in {aside}")
+        done = self._directory.read_done(self._keys, only_rewrite=self._job.only == "rewrite")
+        self.write_manifest(None)
+        return done
+
+    def write_manifest(self, summary: Summary | None) -> None:
+        """Say in `run.json` what runs or ran here; `summary` is None until the execution has ended."""
+        self._directory.write_manifest(
+            {
+                "s2a_batch": __version__,
+                "fingerprint": self.fingerprint,
+                "settings": self._settings,
+                "job": self._job.effective(),
+                "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "summary": None if summary is None else summary.model_dump(mode="json"),
+            }
+        )
+
+    def _compare(self, manifest: dict[str, JsonValue] | None) -> None:
+        old = None if manifest is None else manifest.get("settings")
+        if not isinstance(old, dict) or self._options.accept_changes:
+            return
+        if found := changes(old, self._settings):
+            raise JobError(
+                f"{self._directory.path}: was run with other settings, and a resume would mix answers:\n  "
+                + "\n  ".join(found)
+                + "\nhint: another output directory, --fresh to start anew here, or --accept-changes to go on"
+            )

@@ -1,0 +1,255 @@
+"""A run's directory as the checkpoint: its lock, its repair, what in it is done, its manifest.
+
+Knows the kernel's file locks. Invariants: only the holder of the lock changes anything; a file is changed in place only
+by cutting its torn tail, everything else goes through a temporary file and a rename; a reader needs no lock and sees
+whole lines, but for a last one that is being written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
+
+from s2a_batch.errors import JobError, LockedError, OutputError
+from s2a_batch.records import LINE_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from pydantic import JsonValue
+
+    from s2a_batch.keys import KeyIndex
+
+RESULTS: Final = "results.jsonl"
+DEAD_LETTERS: Final = "dead_letters.jsonl"
+REWRITES: Final = "rewrites.jsonl"
+MANIFEST: Final = "run.json"
+LINE_FILES: Final = (RESULTS, DEAD_LETTERS, REWRITES)
+_LOCK: Final = ".lock"
+_BLOCK_BYTES: Final = 4 << 20
+_KEY_AT: Final = len(LINE_PREFIX)
+
+
+class RunDirectory:
+    """One run's directory, created on entry if need be and locked while the context lasts.
+
+    Raises on entry:
+        LockedError: Another run holds it.
+        JobError: It holds files that are not ours, or it cannot be created.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock_fd: int | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock_fd = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise JobError(f"{self.path}: cannot be the run's directory: {error.strerror}") from None
+        if not _locked(self._lock_fd):
+            holder = os.pread(self._lock_fd, 200, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._lock_fd)
+            raise LockedError(f"{self.path}: another run holds it ({holder}); wait for it, or stop it") from None
+        # For people only: the kernel's lock decides, so what a killed run left in here never stands in the way.
+        os.ftruncate(self._lock_fd, 0)
+        os.pwrite(self._lock_fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._refuse_foreign_files()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._lock_fd is not None:
+            os.ftruncate(self._lock_fd, 0)
+            os.close(self._lock_fd)
+
+    def repair(self) -> list[str]:
+        """Cut torn tails and take out damaged lines, as a kill or a power cut leaves them; says what it did."""
+        notes = []
+        for name in LINE_FILES:
+            path = self.path / name
+            if path.exists():
+                notes += _cut_tail(path)
+                notes += _drop_damaged(path)
+        return notes
+
+    def read_done(self, keys: KeyIndex, *, only_rewrite: bool) -> int:
+        """Fill the index from the files; returns how many records are done.
+
+        Args:
+            keys: Filled with what became of each record, and where rewrites without an answer lie.
+            only_rewrite: A finished rewrite is all that is wanted of a record.
+        """
+        done = keys.add_done((key for key, _ in scan(self.path / RESULTS)), "answered")
+        done += keys.add_done((key for key, _ in scan(self.path / DEAD_LETTERS)), "failed")
+        if only_rewrite:
+            return done + keys.add_done((key for key, _ in scan(self.path / REWRITES)), "rewritten")
+        keys.add_rewrites(scan(self.path / REWRITES))
+        return done
+
+    def set_dead_letters_aside(self) -> str | None:
+        """Make failed records pending again: their file gets a free name and stays for the audit."""
+        path = self.path / DEAD_LETTERS
+        if not path.exists() or path.stat().st_size == 0:
+            return None
+        n = 1
+        while (aside := self.path / f"dead_letters.{n}.jsonl").exists():
+            n += 1
+        path.rename(aside)
+        return aside.name
+
+    def set_all_aside(self) -> str | None:
+        """Start anew in the same place: the old files move into a subdirectory `old-N`."""
+        names = [name for name in (*LINE_FILES, MANIFEST) if (self.path / name).exists()]
+        if not names:
+            return None
+        n = 1
+        while (aside := self.path / f"old-{n}").exists():
+            n += 1
+        aside.mkdir(mode=0o700)
+        for name in names:
+            (self.path / name).rename(aside / name)
+        return aside.name
+
+    def rewrite_line(self, offset: int) -> bytes:
+        """The line of `rewrites.jsonl` that begins at this byte."""
+        with (self.path / REWRITES).open("rb") as file:
+            file.seek(offset)
+            return file.readline()
+
+    def write_manifest(self, manifest: dict[str, JsonValue]) -> None:
+        """Replace `run.json` atomically; `OutputError` when it cannot be written."""
+        temporary = self.path / (MANIFEST + ".new")
+        try:
+            with open(temporary, "w", encoding="utf-8", opener=_open_private) as file:
+                json.dump(manifest, file, indent=2, ensure_ascii=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path / MANIFEST)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot write {MANIFEST}: {error.strerror}") from None
+
+    def _refuse_foreign_files(self) -> None:
+        for name in LINE_FILES:
+            path = self.path / name
+            with path.open("rb") if path.exists() else open(os.devnull, "rb") as file:  # noqa: PTH123
+                head = file.read(_KEY_AT)
+            if head.strip(b"\0") and not LINE_PREFIX.startswith(head.rstrip(b"\0")):
+                raise JobError(f"{path}: not written by s2a-batch; choose another output directory")
+
+
+def _locked(fd: int) -> bool:
+    """Take the lock; tries for 50 ms, as a `status` that looks at it holds it for some microseconds."""
+    for pause_s in (0.01,) * 5 + (0.0,):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause_s)
+        else:
+            return True
+    return False
+
+
+def read_manifest(directory: Path) -> dict[str, JsonValue] | None:
+    """What `run.json` says; None when there is none. `JobError` when it is damaged."""
+    try:
+        found = json.loads((directory / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise JobError(f"{directory / MANIFEST}: cannot be read: {error}; hint: move it away to start anew") from None
+    return found if isinstance(found, dict) else None
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a run holds the directory now."""
+    try:
+        fd = os.open(directory / _LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Whole lines without their LF, each with the byte offset it begins at; a file that is not there has none."""
+    offset, rest = 0, b""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        while block := file.read(_BLOCK_BYTES):
+            *whole, rest = (rest + block).split(b"\n")
+            for line in whole:
+                yield offset, line
+                offset += len(line) + 1
+
+
+def scan(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Key and byte offset of every sound line."""
+    for offset, line in lines(path):
+        if _sound(line):
+            yield line[_KEY_AT : line.index(b'"', _KEY_AT)], offset
+
+
+def _sound(line: bytes) -> bool:
+    """Whether a line was written whole: no JSON is parsed, 1 M lines take about a second."""
+    return line.startswith(LINE_PREFIX) and line.endswith(b"}") and b"\0" not in line
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _cut_tail(path: Path) -> list[str]:
+    """Cut what follows the last whole line: half a line of a kill, zeros of a power cut."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        keep = _end_of_last_line(file, size)
+        if keep == size:
+            return []
+        file.truncate(keep)
+        os.fsync(file.fileno())
+    return [f"{path.name}: cut {size - keep} bytes of an unfinished last line; its record is pending again"]
+
+
+def _end_of_last_line(file: BinaryIO, size: int) -> int:
+    """Bytes up to and with the last LF; blocks are read from the end."""
+    end = size
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _drop_damaged(path: Path) -> list[str]:
+    """Write the file anew without lines that are not whole, when there are any."""
+    damaged = sum(1 for _, line in lines(path) if not _sound(line))
+    if not damaged:
+        return []
+    temporary = path.with_name(path.name + ".new")
+    with open(temporary, "wb", opener=_open_private) as file:
+        for _, line in lines(path):
+            if _sound(line):
+                file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return [f"{path.name}: took out {damaged} damaged lines; their records are pending again"]

@@ -1,0 +1,236 @@
+"""One stage of a record: asks until a reply fits, and every request on the way is limited, retried and counted.
+
+Owns the seam to the model (`Client`). Invariant: one HTTP request = one pass of the limiter = one attempt in the audit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Protocol
+
+import anyio
+
+from s2a_batch import prompts
+from s2a_batch.errors import AttemptError, RateLimitedError, RecordError
+from s2a_batch.records import Attempt, Fault, Message, StageAudit, StageName, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from pydantic import BaseModel
+
+    from s2a_batch.asker import Asker
+    from s2a_batch.client import Reply, Request
+    from s2a_batch.job import StageJob
+    from s2a_batch.limits import Lane, Limiter, Slot
+    from s2a_batch.report import StageTally
+    from s2a_batch.retry import Health, RetryPolicy
+
+_CHARS_PER_TOKEN: Final = 3.5
+_REPLY_TOKENS: Final = 256
+
+
+class Client(Protocol):
+    """What a stage needs of an endpoint; a test's scripted client and a faster transport have it too."""
+
+    async def send(self, request: Request) -> Reply:
+        """Send exactly one request; raises `AttemptError` or `StopRun`."""
+        ...
+
+
+@dataclass(slots=True)
+class Trail:
+    """What one stage of one record did so far; becomes its audit."""
+
+    started: float
+    free_at: float = 0.0
+    messages: list[dict[str, str]] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    text: str = ""
+    model_answered: str | None = None
+
+    def __post_init__(self) -> None:
+        self.free_at = self.started
+
+    def add(self, attempt: Attempt, reply: Reply | None) -> None:
+        """Note a finished attempt."""
+        self.attempts.append(attempt)
+        if reply is not None:
+            self.text, self.model_answered = reply.text, reply.model
+
+    def counted(self) -> int:
+        """Attempts that count against the bound: a rate limit is not the record's fault."""
+        return sum(a.error is None or a.error.kind != "rate_limited" for a in self.attempts)
+
+    def mark_invalid(self, reason: str) -> None:
+        """The last reply did not fit; keep it, with the reason."""
+        error = Fault(kind="invalid_reply", message=reason)
+        self.attempts[-1] = self.attempts[-1].model_copy(update={"error": error, "reply": self.text})
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage with all that its requests pass through."""
+
+    name: StageName
+    job: StageJob
+    asker: Asker
+    client: Client
+    limiter: Limiter
+    lane: Lane
+    retry: RetryPolicy
+    health: Health
+    tally: StageTally
+    keep_messages: bool
+
+    async def run(self, messages: list[dict[str, str]], trail: Trail) -> BaseModel | str:
+        """Ask until a reply fits.
+
+        Args:
+            messages: As they go out first.
+            trail: Filled on the way, also when this raises; a cancellation leaves the attempts finished so far.
+
+        Raises:
+            RecordError: The record is lost.
+            Drained: The record stays pending.
+            StopRun: The run cannot go on.
+        """
+        bounds = self.retry.bounds
+
+        async def send(request: Request) -> Reply:
+            reask = bool(trail.attempts) and trail.attempts[-1].error is not None
+            if trail.counted() >= bounds.attempts:
+                last = trail.attempts[-1].error
+                raise RecordError("invalid_reply", f"no attempt left; the last reply: {last.message if last else ''}")
+            if not trail.messages:
+                trail.messages = _sent(request)
+            body: Request = {"model": self.job.model, **request, **self.parameters()}
+            tries = self.retry.attempts(trail.counted, since=trail.started)
+            return await tries(self._attempt, body, trail, reask=reask)
+
+        try:
+            parsed = await self.asker.ask(send, messages, reasks=bounds.reasks, on_invalid=trail.mark_invalid)
+        except AttemptError as error:
+            empty_rewrite = error.kind == "empty_answer" and self.name == "rewrite"
+            raise RecordError("empty_rewrite" if empty_rewrite else error.kind, str(error)) from None
+        self.tally.done += 1
+        return parsed
+
+    def parameters(self) -> Request:
+        """The request's parameters apart from model, messages and schema."""
+        names = ("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens")
+        found: Request = {name: value for name in names if (value := getattr(self.job, name)) is not None}
+        return found | ({"extra_body": self.job.extra_body} if self.job.extra_body else {})
+
+    def audit(self, trail: Trail) -> StageAudit | None:
+        """The trail as it goes to the disk; None when nothing was sent."""
+        if not trail.attempts:
+            return None
+        digest = hashlib.sha256(json.dumps(trail.messages, ensure_ascii=False).encode(errors="replace"))
+        usage = sum((a.usage for a in trail.attempts if a.usage is not None), Usage())
+        return StageAudit(
+            model=str(self.job.model),
+            model_answered=trail.model_answered,
+            prompt_version=prompts.PROMPT_VERSION if self.job.instructions is None else "job",
+            messages=tuple(Message(**m) for m in trail.messages) if self.keep_messages else None,
+            messages_sha256=digest.hexdigest(),
+            parameters={**self.parameters(), "mode": self.job.mode},
+            usage=usage,
+            finish_reason=trail.attempts[-1].finish_reason,
+            attempts=tuple(trail.attempts),
+        )
+
+    async def _attempt(self, request: Request, trail: Trail, *, reask: bool) -> Reply:
+        """One request: through the limiter, out, and into the trail whatever becomes of it."""
+        async with self._slot(request) as slot:
+            started = datetime.now(UTC)
+            waited_s = slot.started - trail.free_at
+            reply: Reply | None = None
+            fault: AttemptError | None = None
+            self.tally.open += 1
+            try:
+                reply = await self.client.send(request)
+                self.health.note_success()
+            except AttemptError as error:
+                fault = error
+                self.health.note_failure(error)
+                raise
+            finally:
+                self.tally.open -= 1
+                trail.free_at = anyio.current_time()
+                if reply is not None or fault is not None:
+                    seen = _Seen(reply, fault, _told(slot, reply, fault))
+                    attempt = seen.attempt(len(trail.attempts) + 1, started, trail.free_at - slot.started, waited_s)
+                    trail.add(attempt.model_copy(update={"reask": reask}), reply)
+                    self.tally.add(trail.attempts[-1])
+        return reply
+
+    @asynccontextmanager
+    async def _slot(self, request: Request) -> AsyncIterator[Slot]:
+        self.tally.waiting += 1
+        try:
+            async with self.limiter.slot(self.lane, self._estimate(request)) as slot:
+                self.tally.waiting -= 1
+                try:
+                    yield slot
+                finally:
+                    self.tally.waiting += 1
+        finally:
+            self.tally.waiting -= 1
+
+    def _estimate(self, request: Request) -> float:
+        """Tokens of a request before it is sent: its characters, and what replies took so far."""
+        chars = len(json.dumps(request["messages"], ensure_ascii=False))
+        used = self.tally.usage.output_tokens
+        reply = used / self.tally.requests if used and self.tally.requests else _REPLY_TOKENS
+        return chars / _CHARS_PER_TOKEN + reply
+
+
+def _told(slot: Slot, reply: Reply | None, fault: AttemptError | None) -> float | None:
+    """Tell the limiter how the request went; returns the wait that it made of a rate limit."""
+    if isinstance(fault, RateLimitedError):
+        return slot.rate_limited(fault.retry_after_s)
+    if reply is not None:
+        slot.succeeded(reply.usage.total_tokens)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What came of one request."""
+
+    reply: Reply | None
+    fault: AttemptError | None
+    wait_s: float | None
+
+    def attempt(self, n: int, started: datetime, seconds: float, waited_s: float) -> Attempt:
+        reply, fault = self.reply, self.fault
+        seen = reply or fault
+        return Attempt(
+            n=n,
+            started=started.isoformat(timespec="milliseconds"),
+            seconds=round(seconds, 6),
+            waited_s=round(max(0.0, waited_s), 6),
+            status=None if seen is None else seen.status,
+            request_id=None if seen is None else seen.request_id,
+            model=None if reply is None else reply.model,
+            finish_reason=None if reply is None else reply.finish_reason,
+            usage=reply.usage if reply is not None else _usage(fault),
+            retry_after_s=None if self.wait_s is None else round(self.wait_s, 3),
+            error=None if fault is None else Fault(kind=fault.kind, message=str(fault)),
+            reply=None if fault is None else fault.reply,
+        )
+
+
+def _usage(fault: AttemptError | None) -> Usage | None:
+    return None if fault is None or fault.usage is None else Usage.model_validate(fault.usage)
+
+
+def _sent(request: Request) -> list[dict[str, str]]:
+    messages = request["messages"]
+    found = messages if isinstance(messages, list) else []
+    return [{name: str(value) for name, value in m.items()} for m in found if isinstance(m, dict)]

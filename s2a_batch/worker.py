@@ -1,0 +1,280 @@
+"""Runs a job: opens the run's directory, feeds records to tasks, drains on a signal or a fault, sums up.
+
+Invariants: a record's result is on disk before it counts as done; a fault of one record stays in that record; whatever
+stops the run leaves the rest pending; the first signal drains, the second cancels.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from s2a_batch import source
+from s2a_batch.assembly import Assembly, Parts
+from s2a_batch.errors import Drained, OutputError, StopRun
+from s2a_batch.keys import KeyIndex
+from s2a_batch.pipeline import FinishedRewrite
+from s2a_batch.records import BadLine, Outcome, Record, RecordFault, result_line
+from s2a_batch.report import Tally
+from s2a_batch.resume import Resume
+from s2a_batch.rundir import DEAD_LETTERS, LINE_FILES, RESULTS, REWRITES, RunDirectory
+from s2a_batch.sink import Sink
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+
+    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+    from s2a_batch.job import Job
+    from s2a_batch.limits import Limiter
+    from s2a_batch.records import Summary
+    from s2a_batch.resume import Options
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How an execution ended.
+
+    Attributes:
+        exit_status: As in the README's table.
+        fault: What stopped it early; None when nothing did.
+    """
+
+    summary: Summary
+    exit_status: int
+    fault: StopRun | None
+
+
+@dataclass(slots=True)
+class Live:
+    """What a display may look at while the run goes; the display changes nothing."""
+
+    tally: Tally
+    started: float
+    limiters: tuple[Limiter, ...] = ()
+    stopping: str | None = None
+
+
+def run_job(
+    job: Job,
+    options: Options,
+    *,
+    say: Callable[[str], None],
+    watch: Callable[[Live], Coroutine[None, None, None]],
+    environ: Mapping[str, str] = os.environ,
+) -> Finished:
+    """Run a job to its end, or to what stops it.
+
+    Args:
+        job: What to run.
+        options: How.
+        say: Prints one line for the person at the screen.
+        watch: Runs beside the job and is cancelled at its end.
+        environ: Where keys are looked up.
+
+    Raises:
+        JobError: Job, input or set-up is wrong; nothing was sent.
+        LockedError: Another run holds the output directory.
+        OutputError: The output directory cannot be read or written from the start.
+    """
+    with RunDirectory(job.output) as directory, KeyIndex() as keys:
+        worker = _Worker(job, options, directory, keys, say)
+        return anyio.run(worker.run, watch, environ)
+
+
+class _Worker:
+    """One execution."""
+
+    def __init__(
+        self, job: Job, options: Options, directory: RunDirectory, keys: KeyIndex, say: Callable[[str], None]
+    ) -> None:
+        self._job = job
+        self._options = options
+        self._directory = directory
+        self._keys = keys
+        self._say = say
+        self._tally = Tally()
+        self._drain = anyio.Event()
+        self._fault: StopRun | None = None
+        self._signal: int | None = None
+        self._read_all = False
+        self._taken = 0
+        self._done_before = 0
+        self._resume = Resume(job, options, directory, keys, say)
+        self._fingerprint = self._resume.fingerprint
+        self._sink = Sink(directory.path, LINE_FILES, fsync_s=job.fsync_s)
+
+    async def run(self, watch: Callable[[Live], Coroutine[None, None, None]], environ: Mapping[str, str]) -> Finished:
+        self._live = Live(self._tally, anyio.current_time())
+        assembly = Assembly(self._job, environ=environ, drain=self._drain, tally=self._tally, say=self._say)
+        assembly.check()
+        self._done_before = await anyio.to_thread.run_sync(self._resume.prepare)
+        self._scope = anyio.CancelScope()
+        async with anyio.create_task_group() as outer:
+            outer.start_soon(self._heed_signals)
+            outer.start_soon(watch, self._live)
+            try:
+                await self._process(assembly)
+            except StopRun as error:
+                self._stop(error)
+            outer.cancel_scope.cancel()
+        return self._finish()
+
+    # --- the flow
+
+    async def _process(self, assembly: Assembly) -> None:
+        """Carry every pending record through; the endpoints are opened only when there is one."""
+        async with aclosing(self._pending()) as pending:
+            first = await anext(pending, None)
+            if first is None:
+                return
+            async with anyio.create_task_group() as writing:
+                writing.start_soon(self._write)
+                try:
+                    with self._scope:
+                        await self._through(first, pending, assembly)
+                finally:
+                    self._sink.close()
+
+    async def _through(
+        self, first: Record | BadLine, pending: AsyncIterator[Record | BadLine], assembly: Assembly
+    ) -> None:
+        try:
+            async with assembly.parts(self._fingerprint, self._save_rewrite) as parts:
+                self._live.limiters = parts.limiters
+                send, receive = anyio.create_memory_object_stream[Record | BadLine](0)
+                async with anyio.create_task_group() as tasks, receive:
+                    tasks.start_soon(self._feed, first, pending, send)
+                    for _ in range(parts.tasks):
+                        tasks.start_soon(self._carry, receive.clone(), parts)
+        except StopRun as error:
+            self._stop(error)
+
+    async def _pending(self) -> AsyncGenerator[Record | BadLine]:
+        """The input's records that have no result yet, counted as they are read."""
+        try:
+            self._tally.total_bytes = self._job.input.stat().st_size if self._job.input.suffix != ".gz" else None
+        except OSError:
+            self._tally.total_bytes = None
+        async with aclosing(source.records(self._job.input, self._job.fields, self._keys)) as found:
+            async for record in found:
+                status = self._keys.done_as(record.key)
+                if status is None and (self._drain.is_set() or self._taken == self._options.limit):
+                    self._tally.lines += 1
+                    return
+                self._tally.read(record, status)
+                if status is None:
+                    self._taken += 1
+                    yield record
+        self._read_all = True
+
+    async def _feed(
+        self,
+        first: Record | BadLine,
+        pending: AsyncIterator[Record | BadLine],
+        send: MemoryObjectSendStream[Record | BadLine],
+    ) -> None:
+        async with send:
+            await send.send(first)
+            try:
+                async for record in pending:
+                    await send.send(record)
+            except StopRun as error:
+                self._stop(error)
+
+    async def _carry(self, receive: MemoryObjectReceiveStream[Record | BadLine], parts: Parts) -> None:
+        async with receive:
+            async for record in receive:
+                try:
+                    await self._one(record, parts)
+                except Drained:
+                    continue
+                except StopRun as error:
+                    self._stop(error)
+
+    async def _one(self, record: Record | BadLine, parts: Parts) -> None:
+        if isinstance(record, BadLine):
+            outcome: Outcome | None = self._dead_letter(record)
+        else:
+            offset = self._keys.rewrite_offset(record.key)
+            line = None if offset is None else self._directory.rewrite_line(offset)
+            outcome = await parts.pipeline.process(record, None if line is None else FinishedRewrite.from_line(line))
+        if outcome is not None:
+            name = DEAD_LETTERS if outcome.error is not None else RESULTS
+            await self._sink.append(name, result_line(record, outcome))
+        self._tally.note(outcome)
+
+    def _dead_letter(self, bad: BadLine) -> Outcome:
+        return Outcome(
+            status="failed",
+            error=RecordFault(kind=bad.kind, message=bad.message, stage="input", line=bad.line),
+            fingerprint=self._fingerprint,
+            started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            seconds=0,
+        )
+
+    async def _save_rewrite(self, line: bytes) -> None:
+        await self._sink.append(REWRITES, line)
+
+    async def _write(self) -> None:
+        try:
+            await self._sink.run()
+        except OutputError as error:
+            # What comes back now cannot be kept: nothing is worth waiting for.
+            self._stop(error)
+            self._scope.cancel()
+
+    # --- the end
+
+    async def _heed_signals(self) -> None:
+        with anyio.open_signal_receiver(*_SIGNALS) as signals:
+            async for number in signals:
+                if self._signal is not None:
+                    self._scope.cancel()
+                    continue
+                self._signal = number
+                bound = self._job.retry.drain_s
+                self._say(f"stopping: open requests may finish within {bound:g} s; a second signal ends them at once")
+                self._begin_drain("stopping")
+                self._scope.deadline = anyio.current_time() + bound
+
+    def _stop(self, error: StopRun) -> None:
+        """Begin to drain because of a fault; the first one is the reason."""
+        if self._fault is None:
+            self._fault = error
+            self._scope.deadline = min(self._scope.deadline, anyio.current_time() + self._job.retry.drain_s)
+        self._begin_drain("stopping early")
+
+    def _begin_drain(self, why: str) -> None:
+        self._live.stopping = why
+        self._drain.set()
+        for limiter in self._live.limiters:
+            limiter.wake_all()
+
+    def _finish(self) -> Finished:
+        superseded = self._done_before - self._tally.skipped if self._read_all else 0
+        stopped = str(self._fault) if self._fault is not None else None
+        if self._signal is not None:
+            stopped = signal.Signals(self._signal).name
+        seconds = anyio.current_time() - self._live.started
+        summary = self._tally.summary(seconds=seconds, stopped=stopped, superseded=superseded, read_all=self._read_all)
+        if not isinstance(self._fault, OutputError):
+            self._resume.write_manifest(summary)
+        return Finished(summary, self._exit_status(summary), self._fault)
+
+    def _exit_status(self, summary: Summary) -> int:
+        if self._fault is not None:
+            return self._fault.exit_status
+        if self._signal is not None:
+            return 128 + self._signal
+        return 1 if summary.failed or summary.failed_before else 0

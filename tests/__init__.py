@@ -1,0 +1,1 @@
+"""The tests of s2a_batch, and the doubles they share."""
