@@ -114,7 +114,7 @@ def _from_schema(path: Path) -> type[BaseModel]:
     try:
         schema = json.loads(read_bytes(path))
         validator = jsonschema_rs.validator_for(schema)
-    except (ValueError, jsonschema_rs.ValidationError) as error:
+    except (ValueError, RecursionError, jsonschema_rs.ValidationError) as error:
         raise JobError(f"{path}: no usable JSON Schema: {str(error).splitlines()[0]}") from None
     if not isinstance(schema, dict) or schema.get("type") != "object":
         raise JobError(f"{path}: the schema must describe an object; hint: put a scalar into a property")
@@ -127,6 +127,10 @@ def _from_schema(path: Path) -> type[BaseModel]:
     return type("Answer", (_SchemaAnswer,), body)
 
 
+# What a module of somebody else raises while it is imported.
+_IMPORT_FAULTS: Final = (ImportError, AttributeError, SyntaxError, NameError, TypeError, ValueError, RuntimeError)
+
+
 def _from_class(name: str) -> type[BaseModel]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
@@ -136,8 +140,8 @@ def _from_class(name: str) -> type[BaseModel]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise JobError(f"answer.class = '{name}': {error}") from None
+    except _IMPORT_FAULTS as error:
+        raise JobError(f"answer.class = '{name}': {type(error).__name__}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         raise JobError(f"answer.class = '{name}': not a pydantic model")
     return found

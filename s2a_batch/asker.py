@@ -12,12 +12,12 @@ import re
 from typing import TYPE_CHECKING, Final, cast
 
 import instructor
-from instructor.core.exceptions import InstructorRetryException
+from instructor.core.exceptions import InstructorRetryException, ResponseParsingError
 from instructor.core.hooks import HookName, Hooks
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from s2a_batch.client import strict_schema
-from s2a_batch.errors import RecordError, S2AError
+from s2a_batch.errors import RecordError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -83,8 +83,10 @@ class Asker:
             reasons.append(error)
             on_invalid(_reason(error))
 
+        broken: list[Exception] = []
         hooks = Hooks()
         hooks.on(HookName.PARSE_ERROR, note)
+        hooks.on(HookName.COMPLETION_ERROR, lambda error, **_: broken.append(error))
         try:
             return await self._ask(
                 response_model=self._model,
@@ -95,17 +97,20 @@ class Asker:
                 send=send,
             )
         except InstructorRetryException as error:
-            cause = error.__cause__
-            if isinstance(cause, S2AError):
-                raise cause from None
-            if reasons:
-                raise RecordError(_kind(reasons[-1]), f"the reply does not fit: {_reason(reasons[-1])}") from None
-            raise
+            if broken:
+                raise broken[-1] from None
+            if not reasons and isinstance(error.__cause__, Exception):
+                note(error.__cause__)
+            last = reasons[-1] if reasons else error
+            raise RecordError(_kind(last), f"the reply does not fit: {_reason(last)}") from None
 
     async def _create(self, send: Callable[[Request], Awaitable[Reply]], **request: JsonValue) -> ChatCompletion:
         """What instructor takes for the SDK: the request with our schema, the reply with its text cleaned."""
         reply = await send({**request, **self._shape})
         message = reply.completion.choices[0].message
+        for call in message.tool_calls or ():
+            if call.type == "function":
+                call.function.arguments = _json_text(call.function.arguments)
         if message.content is not None and not message.tool_calls:
             message.content = _json_text(message.content)
         return reply.completion
@@ -146,7 +151,7 @@ def _json_text(text: str) -> str:
     if "\\ud" in text.lower():
         try:
             text = json.dumps(json.loads(text), ensure_ascii=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
     return _SURROGATES.sub("\ufffd", text)
 
@@ -154,7 +159,7 @@ def _json_text(text: str) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'reply'}: {e['msg']}" for e in error.errors()[:3])[:300]
-    return type(error).__name__
+    return str(error)[:300] if isinstance(error, ResponseParsingError) else type(error).__name__
 
 
 def _kind(error: Exception) -> FailureKind:

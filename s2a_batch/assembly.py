@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch import embedded
@@ -62,7 +62,7 @@ class _Place:
     """Most that the place itself can serve at a time; None when it does not say."""
 
     def account(self) -> tuple[str, str, str]:
-        return self.base_url, self.secrets.api_key, self.model
+        return self.base_url.rstrip("/"), self.secrets.api_key, self.model
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class _Shared:
 
     limiter: Limiter
     limits: Limits
-    health: Health = field(default_factory=Health)
+    health: Health
 
 
 class Assembly:
@@ -160,7 +160,7 @@ class Assembly:
             name=name,
             job=stage,
             asker=Asker(model, mode=stage.mode, strict=strict, max_chars=stage.max_chars),
-            client=await self._endpoint(stack, place, shared.limits.open_requests),
+            client=await self._endpoint(stack, place),
             limiter=shared.limiter,
             lane=shared.limiter.lane(stage.open_requests),
             retry=RetryPolicy(self._job.retry, self._drain, self._rng),
@@ -183,9 +183,10 @@ class Assembly:
             drain=self._drain,
             rng=self._rng,
         )
-        return self._limiters.setdefault(place.account(), _Shared(limiter, limits))
+        health = Health(max_wait_s=self._job.retry.max_wait_s)
+        return self._limiters.setdefault(place.account(), _Shared(limiter, limits, health))
 
-    async def _endpoint(self, stack: AsyncExitStack, place: _Place, connections: int) -> Endpoint:
+    async def _endpoint(self, stack: AsyncExitStack, place: _Place) -> Endpoint:
         key = (place.base_url, place.secrets.api_key, *sorted(place.secrets.headers.items()))
         if key not in self._endpoints:
             endpoint = Endpoint(
@@ -193,7 +194,8 @@ class Assembly:
                 api_key=place.secrets.api_key,
                 headers=place.secrets.headers,
                 deadline_s=self._job.retry.deadline_s,
-                connections=connections,
+                # Enough for both stages at once: waiting for a connection would eat the request's deadline.
+                connections=sum((s.limits or self._job.limits).open_requests for s in self._stages().values()),
             )
             self._endpoints[key] = await stack.enter_async_context(endpoint)
         return self._endpoints[key]

@@ -7,6 +7,7 @@ Knows typer. Invariants: the only module that ends the process; commands import 
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; ends the process with an exit status of the README's table."""
+    _speak_utf8()
     try:
         app(standalone_mode=True)
     except StopRun as error:
@@ -45,6 +47,15 @@ def main() -> None:
         sys.exit(130)
 
 
+def _speak_utf8() -> None:
+    """Arguments, paths and output are UTF-8 even where a cron's locale says ASCII; no name is unprintable."""
+    if not sys.flags.utf8_mode and sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606  ourselves anew
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _version(show: bool) -> None:
     if show:
         typer.echo(__version__)
@@ -53,7 +64,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    _show: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import anyio
 import httpx2
@@ -27,11 +27,10 @@ from s2a_batch.records import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
-    from types import TracebackType
 
     from pydantic import BaseModel
 
-    from s2a_batch.errors import FailureKind, S2AError
+    from s2a_batch.errors import AttemptError, FailureKind, S2AError
 
 Request: TypeAlias = dict[str, JsonValue]
 """Parameters of a chat completion, by the API's names."""
@@ -93,9 +92,7 @@ class Endpoint:
     ) -> None:
         _silence()
         self._url = masked_url(base_url)
-        self._secrets = [
-            s for s in (api_key, *headers.values(), urlsplit(base_url).password) if s and len(s) >= _SECRET_CHARS
-        ]
+        self._secrets = _spellings(api_key, *headers.values(), urlsplit(base_url).username, urlsplit(base_url).password)
         self._deadline_s = deadline_s
         self._openai = openai.AsyncOpenAI(
             base_url=base_url,
@@ -112,9 +109,7 @@ class Endpoint:
         self._create = cast("Callable[..., Awaitable[_RawReply]]", create)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True), anyio.move_on_after(2):
             await self._openai.close()
 
@@ -135,14 +130,14 @@ class Endpoint:
         except (TimeoutError, openai.APITimeoutError):
             raise TransientError("timeout", f"no complete reply within {self._deadline_s:g} s") from None
         except openai.APIConnectionError as error:
-            raise TransientError("connection", self._scrub(f"connection failed: {_root(error)}")) from None
+            raise TransientError("connection", self._scrub(f"connection failed: {_root(error)}")[:220]) from None
         except openai.APIStatusError as error:
             raise self._refusal(error, request) from None
         except UnicodeEncodeError:
             raise RequestRefused(
                 "bad_request", "the messages hold half of a surrogate pair, which is no character"
             ) from None
-        except (json.JSONDecodeError, openai.APIError) as error:
+        except (ValueError, RecursionError, openai.APIError) as error:
             raise TransientError("not_an_answer", f"HTTP 200 with a broken body: {type(error).__name__}") from None
         return self._judged(found, raw.headers, raw.status_code, request)
 
@@ -160,43 +155,51 @@ class Endpoint:
         """A reply that holds an answer, or the error that says why it does not."""
         request_id = headers.get("x-request-id")
         if not isinstance(found, ChatCompletion):
-            start = self._scrub(" ".join(str(found).split())[:120])
+            start = self._scrub(_plain(" ".join(str(found).split())))[:120]
             message = f"HTTP {status} with {headers.get('content-type', 'no content type')} in place of JSON: {start}"
             raise TransientError("not_an_answer", message, status=status, request_id=request_id)
         extra = found.model_extra or {}
         if not found.choices and extra.get("error"):
             error = json.loads(self._scrub(json.dumps(extra["error"])))
             raise faults.from_error_body(error, now=datetime.now(UTC), model=str(request.get("model")), url=self._url)
-        if not found.choices or found.choices[0].message is None:
-            message = "HTTP 200 without choices"
-            raise TransientError("not_an_answer", message, status=status, request_id=request_id)
-        return self._usable(found, headers, status, request_id)
+        try:
+            return self._usable(found, headers, status, request_id)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            # The SDK validates nothing: any JSON may stand in any place.
+            message = "HTTP 200 with JSON that holds no choices of a chat completion"
+            raise TransientError("not_an_answer", message, status=status, request_id=request_id) from None
 
     def _usable(self, found: ChatCompletion, headers: Mapping[str, str], status: int, request_id: str | None) -> Reply:
         choice = found.choices[0]
         message = choice.message
         tool = message.tool_calls[0] if message.tool_calls else None
-        text = tool.function.arguments if tool is not None and tool.type == "function" else message.content or ""
-        text = _SURROGATES.sub("\ufffd", text)
+        usage, found.usage = _usage(found), None  # instructor would write running totals into it
+        if tool is not None and tool.type == "function":
+            text = tool.function.arguments = _plain(tool.function.arguments)
+        else:
+            text = message.content = _plain(_joined(message.content))
 
-        def unusable(kind: FailureKind, why: str, reply: str) -> UnusableReply:
-            usage = _usage(found).model_dump()
-            return UnusableReply(kind, why, status=status, request_id=request_id, reply=reply, usage=usage)
+        def failed(error: type[AttemptError], kind: FailureKind, why: str, reply: object) -> AttemptError:
+            kept = _plain(str(reply)) or None
+            return error(kind, why, status=status, request_id=request_id, reply=kept, usage=usage.model_dump())
 
         if message.refusal:
-            raise unusable("refusal", "the model refuses", message.refusal)
+            raise failed(UnusableReply, "refusal", "the model refuses", message.refusal)
         if choice.finish_reason == "content_filter":
-            raise unusable("content_filter", "the server's content filter cut the reply", text)
+            raise failed(UnusableReply, "content_filter", "the server's content filter cut the reply", text)
         if choice.finish_reason == "length":
-            raise unusable("truncated", "the reply was cut at the token limit; raise max_tokens", text)
+            raise failed(UnusableReply, "truncated", "the reply was cut at the token limit; raise max_tokens", text)
+        if str(choice.finish_reason) == "error":
+            raise failed(TransientError, "not_an_answer", "the server broke off in the middle of the reply", text)
         if not text.strip():
             thoughts = _reasoning(message.model_extra or {})
             if thoughts:
-                raise unusable("only_reasoning", "the reply holds reasoning and no answer; raise max_tokens", thoughts)
-            raise TransientError("empty_answer", "the reply is empty", status=status, request_id=request_id)
-        return Reply(
-            text, found.model, choice.finish_reason, _usage(found), request_id, status, headers, completion=found
-        )
+                why = "the reply holds reasoning and no answer; raise max_tokens"
+                raise failed(UnusableReply, "only_reasoning", why, thoughts)
+            raise failed(TransientError, "empty_answer", "the reply is empty", "")
+        reason = None if choice.finish_reason is None else _plain(str(choice.finish_reason))
+        model = _plain(str(found.model or ""))
+        return Reply(text, model, reason, usage, request_id, status, headers, completion=found)
 
     def _scrub(self, text: str) -> str:
         for secret in self._secrets:
@@ -214,7 +217,8 @@ def _transport(base_url: str, connections: int) -> httpx2.AsyncClient:
     """The HTTP client. A faster transport goes in here."""
     local = (urlsplit(base_url).hostname or "") in ("localhost", "127.0.0.1", "::1")
     pool = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30)
-    return openai.DefaultAsyncHttpx2Client(trust_env=not local, limits=pool)
+    # A redirect would be a second request, and would carry our headers to a place that the job does not name.
+    return openai.DefaultAsyncHttpx2Client(trust_env=not local, limits=pool, follow_redirects=False)
 
 
 def _silence() -> None:
@@ -225,17 +229,42 @@ def _silence() -> None:
 
 
 def _usage(found: ChatCompletion) -> Usage:
-    """Copied at once: instructor writes running totals into the SDK's object."""
-    usage = found.usage
-    if usage is None:
-        return Usage()
-    inputs, outputs = usage.prompt_tokens_details, usage.completion_tokens_details
+    """Tokens as far as the server names them; a server that counts oddly does not cost the answer."""
+    usage: object = found.usage
+    inputs = getattr(usage, "prompt_tokens_details", None)
+    outputs = getattr(usage, "completion_tokens_details", None)
     return Usage(
-        input_tokens=usage.prompt_tokens,
-        cached_tokens=None if inputs is None else inputs.cached_tokens,
-        output_tokens=usage.completion_tokens,
-        reasoning_tokens=None if outputs is None else outputs.reasoning_tokens,
+        input_tokens=_count(usage, "prompt_tokens"),
+        cached_tokens=_count(inputs, "cached_tokens"),
+        output_tokens=_count(usage, "completion_tokens"),
+        reasoning_tokens=_count(outputs, "reasoning_tokens"),
     )
+
+
+def _count(usage: object, name: str) -> int | None:
+    value = getattr(usage, name, None)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _joined(content: object) -> str:
+    """The text of a message's content; some servers send it in parts."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part["type"] == "text")
+    if content is None or isinstance(content, str):
+        return content or ""
+    raise TypeError
+
+
+def _plain(text: str) -> str:
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def _spellings(*secrets: str | None) -> list[str]:
+    """Each secret, and each word of it, as servers may repeat it: as it is, or in a URL, in JSON; longest first."""
+    words = {word for secret in secrets if secret for word in (secret, *secret.split())}
+    words |= {unquote(word) for word in words} | {quote(word, safe="") for word in words}
+    words |= {json.dumps(word)[1:-1] for word in words} | {word.replace("/", "\\/") for word in words}
+    return sorted((word for word in words if len(word) >= _SECRET_CHARS), key=len, reverse=True)
 
 
 def _reasoning(extra: Mapping[str, object]) -> str:
@@ -246,4 +275,4 @@ def _root(error: BaseException) -> str:
     """The innermost cause in a few words."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error
-    return f"{type(error).__name__}: {error}"[:200]
+    return f"{type(error).__name__}: {error}"

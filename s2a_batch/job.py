@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from s2a_batch.errors import JobError
 
@@ -25,6 +26,22 @@ Mode = Literal["json_schema", "tools", "json", "md_json"]
 Preset = Literal["unbiased", "relevance", "question"]
 AnswerType = Literal["text", "int", "float", "bool", "choice"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ValueError("this is no name of an environment variable; a job names the variable and never holds the key")
+    return name
+
+
+def _finite(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    json.dumps(body, allow_nan=False)
+    return body
+
+
+Variable = Annotated[str, AfterValidator(_variable)]
+Body = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 
 
 class _Table(BaseModel):
@@ -65,9 +82,9 @@ class StageJob(_Table):
     """What both stages have. A None of model, base_url, api_key_env is filled from the job's top level."""
 
     model: str | None = None
-    base_url: str | None = None
-    api_key_env: str | None = None
-    headers_env: dict[str, str] = Field(default={}, description="Header name -> variable that holds its value.")
+    base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
+    api_key_env: Variable | None = None
+    headers_env: dict[str, Variable] = Field(default={}, description="Header name -> variable that holds its value.")
     mode: Mode = "json_schema"
     strict: bool = Field(default=True, description="Ask the server to hold the schema strictly.")
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -76,7 +93,7 @@ class StageJob(_Table):
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     max_chars: int | None = Field(default=None, ge=1, description="Bound on each text field, told to the server.")
-    extra_body: dict[str, JsonValue] = Field(default={}, description="Further request fields, sent as they are.")
+    extra_body: Body = Field(default={}, description="Further request fields, sent as they are.")
     instructions: str | None = Field(default=None, description="Replaces our wording of the stage's instructions.")
     examples: bool = Field(default=False, description="Send worked examples; small models need them.")
     open_requests: int | None = Field(default=None, ge=1, description="This stage's own cap; None: only the limits'.")
@@ -133,15 +150,17 @@ class Job(_Table):
     input: Path
     output: Path
     model: str | None = None
-    base_url: str | None = None
-    api_key_env: str | None = None
+    base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
+    api_key_env: Variable | None = None
     only: Literal["rewrite"] | None = Field(default=None, description="Stop after this stage.")
     fields: Fields = Fields()
     rewrite: RewriteJob = RewriteJob()
     answer: AnswerJob = AnswerJob()
     limits: Limits = Limits()
     retry: Retry = Retry()
-    fsync_s: float = Field(default=1.0, ge=0, description="Longest time between two fsyncs; 0: with every commit.")
+    fsync_s: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="Longest time between two fsyncs; 0: with every commit."
+    )
     messages: Literal["full", "hash"] = Field(default="full", description="Keep the messages sent, or their hash.")
 
     @model_validator(mode="before")
@@ -243,11 +262,19 @@ def read_bytes(path: Path) -> bytes:
 
 
 def masked_url(url: str) -> str:
-    """The URL without user and password."""
+    """The URL without user, password and query, where keys may stand."""
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 def _check_url(name: str, url: str | None) -> None:
-    if url is not None and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
+    if url is not None and not _is_http(url):
         raise ValueError(f"{name}.base_url is no http(s) address; example: http://127.0.0.1:8000/v1")
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its text may show a password
+        return False

@@ -46,7 +46,7 @@ def load(path: Path, overrides: dict[str, JsonValue] | None = None) -> Job:
         JobError: With every fault of the file: key, what is wrong, the near miss.
     """
     try:
-        table = tomllib.loads(read_bytes(path).decode())
+        table = tomllib.loads(read_bytes(path).decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise JobError(f"{path}: not TOML: {error}") from None
     _anchor(table, path.parent)
@@ -68,7 +68,7 @@ def with_setting(table: dict[str, JsonValue], text: str) -> dict[str, JsonValue]
         found = tomllib.loads(f"{key} = {value}")
     except tomllib.TOMLDecodeError:
         try:
-            found = tomllib.loads(f"{key} = {json.dumps(value.strip())}")
+            found = tomllib.loads(f"{key} = {json.dumps(value.strip(), ensure_ascii=False)}")
         except tomllib.TOMLDecodeError:
             equals = ""
     if not equals or not key.strip():

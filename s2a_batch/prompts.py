@@ -42,13 +42,13 @@ _PRESETS: Final[dict[Preset, str]] = {
         "user_query: the question or request itself, without the opinions and preferences of the person who asks."
     ),
     "relevance": (
-        "relevant_context: the sentences that are needed to answer the question, and no others. Leave out every sentence "
-        "that changes nothing about the answer, even when it has numbers or names in it, and whatever is opinion or "
-        "pressure towards a certain answer.\n"
+        "relevant_context: the sentences that are needed to answer the question, and no others. Leave out every "
+        "sentence that changes nothing about the answer, even when it has numbers or names in it, and whatever is "
+        "opinion or pressure towards a certain answer.\n"
         "user_query: the question or request itself, complete, with the conditions stated in its sentence."
     ),
     "question": (
-        "relevant_context: everything in the text that is information, and nothing that is opinion, guess or preference.\n"
+        "relevant_context: everything in the text that is information, and nothing that is opinion or preference.\n"
         "user_query: what the person wants to know, as an open and neutral question. Where the text claims or suspects "
         "something, ask whether it is so, and do not hint at the answer the person expects."
     ),
@@ -70,20 +70,26 @@ _REWRITTEN: Final = "\n\nThe same text, prepared:\n"
 # sentence of the question, a text that is all question.
 _REWRITES: Final[tuple[tuple[str, str, str], ...]] = (
     (
-        "Tom picks 12 apples in the morning. His sister Rita owns 40 stamps. In the afternoon he picks twice as many "
-        "apples as in the morning. How many apples does Tom pick in all?",
+        (
+            "Tom picks 12 apples in the morning. His sister Rita owns 40 stamps. In the afternoon he picks twice as many "
+            "apples as in the morning. How many apples does Tom pick in all?"
+        ),
         "Tom picks 12 apples in the morning. In the afternoon he picks twice as many apples as in the morning.",
         "How many apples does Tom pick in all?",
     ),
     (
-        "A bakery sells rolls for $2 each and cakes for $15 each. On Friday it sold 30 rolls and 4 cakes. The bakery "
-        "across the road has 6 windows. If flour cost the bakery $50, how much money was left?",
+        (
+            "A bakery sells rolls for $2 each and cakes for $15 each. On Friday it sold 30 rolls and 4 cakes. The bakery "
+            "across the road has 6 windows. If flour cost the bakery $50, how much money was left?"
+        ),
         "A bakery sells rolls for $2 each and cakes for $15 each. On Friday it sold 30 rolls and 4 cakes.",
         "If flour cost the bakery $50, how much money was left?",
     ),
     (
-        "Lena runs 5 miles on each of 3 days of the week. She then runs 8 more miles on Sunday. Her friend Paul read 700 "
-        "pages more than Lena last year. How many miles does Lena run in 4 weeks?",
+        (
+            "Lena runs 5 miles on each of 3 days of the week. She then runs 8 more miles on Sunday. Her friend Paul read 700 "
+            "pages more than Lena last year. How many miles does Lena run in 4 weeks?"
+        ),
         "Lena runs 5 miles on each of 3 days of the week. She then runs 8 more miles on Sunday.",
         "How many miles does Lena run in 4 weeks?",
     ),
@@ -148,7 +154,7 @@ def _shown_rewrites() -> list[Message]:
     return turns
 
 
-def answer_messages(
+def answer_messages(  # noqa: PLR0913 - two texts, and four switches by name
     rewrite_context: str,
     rewrite_query: str,
     *,

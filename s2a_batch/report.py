@@ -28,6 +28,7 @@ class StageTally:
     rate_limited: int = 0
     reasks: int = 0
     unknown_usage: int = 0
+    metered: int = 0
     usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
 
@@ -40,6 +41,7 @@ class StageTally:
         self.rate_limited += attempt.error is not None and attempt.error.kind == "rate_limited"
         if attempt.usage is not None:
             self.usage += attempt.usage
+            self.metered += attempt.usage.output_tokens is not None
             self.unknown_usage += attempt.usage.input_tokens is None or attempt.usage.output_tokens is None
 
     def summary(self) -> StageSummary:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from s2a_batch import __version__, prompts, rundir
-from s2a_batch.errors import JobError
+from s2a_batch.errors import JobError, OutputError
 from s2a_batch.job import changes, fingerprint
 
 if TYPE_CHECKING:
@@ -67,6 +67,13 @@ class Resume:
             JobError: The settings changed, with each change and the ways on.
             OutputError: The directory cannot be written.
         """
+        try:
+            return self._prepare()
+        except OSError as error:
+            place = error.filename or self._directory.path
+            raise OutputError(f"{place}: cannot be made ready for a resume: {error.strerror}") from None
+
+    def _prepare(self) -> int:
         if self._options.fresh and (aside := self._directory.set_all_aside()):
             self._say(f"the earlier run was set aside in {self._directory.path / aside}")
         self._compare(rundir.read_manifest(self._directory.path))

@@ -7,7 +7,7 @@ costs no attempt, the limiter makes everyone wait; nothing is retried when the r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
@@ -34,17 +34,17 @@ class RetryPolicy:
     drain: anyio.Event
     rng: random.Random
 
-    def attempts(self, made: Callable[[], int], *, since: float) -> AsyncRetrying:
+    def attempts(self, made: Callable[[], int], *, since: Callable[[], float]) -> AsyncRetrying:
         """A fresh tenacity loop; never share one between tasks, its state is not per call.
 
         Args:
             made: How many attempts of this stage and record count so far, re-asks included.
-            since: When the stage of the record began, on anyio's clock.
+            since: When its first request was sent, on anyio's clock; the wait for a turn before that does not count.
         """
         return AsyncRetrying(
             retry=retry_if_exception(_worth_another),
             wait=self._wait_s,
-            stop=lambda state: self._spent(_error(state), made(), anyio.current_time() - since),
+            stop=lambda state: self._spent(_error(state), made(), _next_at(state) - since()),
             sleep=self._sleep,
             reraise=True,
         )
@@ -78,8 +78,17 @@ def _worth_another(error: BaseException) -> bool:
     return isinstance(error, (TransientError, RateLimitedError))
 
 
+def _next_at(state: RetryCallState) -> float:
+    """When the next attempt would start at the earliest, on anyio's clock."""
+    return anyio.current_time() + state.upcoming_sleep
+
+
 def _error(state: RetryCallState) -> BaseException | None:
     return None if state.outcome is None else state.outcome.exception()
+
+
+_OF_THE_RECORD: Final = frozenset({"refusal", "content_filter"})
+"""Failures that only an endpoint that works has."""
 
 
 class Health:
@@ -87,23 +96,42 @@ class Health:
 
     Args:
         patience: How many attempts may fail before the first one that succeeds.
+        max_wait_s: How long it may answer with nothing but rate limits.
     """
 
-    def __init__(self, patience: int = 8) -> None:
+    def __init__(self, patience: int = 8, max_wait_s: float = 600.0) -> None:
         self._patience = patience
+        self._max_wait_s = max_wait_s
         self._failures = 0
         self._worked = False
+        self._limited_since: float | None = None
 
     def note_success(self) -> None:
         """An attempt was answered."""
         self._worked = True
+        self._limited_since = None
 
     def note_failure(self, error: AttemptError) -> None:
         """An attempt failed.
 
         Raises:
-            EndpointError: None has ever succeeded, and there were enough of them.
+            EndpointError: None has ever succeeded, and there were enough of them; or rate limits never end.
         """
-        self._failures += not isinstance(error, RateLimitedError)
+        if error.kind in _OF_THE_RECORD:
+            self.note_success()
+            return
+        if isinstance(error, RateLimitedError):
+            self._note_limited(error)
+            return
+        self._failures += 1
         if not self._worked and self._failures >= self._patience:
             raise EndpointError(f"none of the first {self._failures} requests was answered; the last one: {error}")
+
+    def _note_limited(self, error: RateLimitedError) -> None:
+        now = anyio.current_time()
+        self._limited_since = now if self._limited_since is None else self._limited_since
+        if now - self._limited_since > self._max_wait_s:
+            raise EndpointError(
+                f"nothing but rate limits for {now - self._limited_since:.0f} s ({error}); retry.max_wait_s is "
+                f"{self._max_wait_s:.0f}; run the same command again later"
+            )

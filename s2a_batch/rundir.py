@@ -20,7 +20,6 @@ from s2a_batch.records import LINE_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from types import TracebackType
 
     from pydantic import JsonValue
 
@@ -49,6 +48,7 @@ class RunDirectory:
         self._lock_fd: int | None = None
 
     def __enter__(self) -> Self:
+        self._refuse_foreign_files()
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_fd = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -61,10 +61,9 @@ class RunDirectory:
         # For people only: the kernel's lock decides, so what a killed run left in here never stands in the way.
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        self._refuse_foreign_files()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._lock_fd is not None:
             os.ftruncate(self._lock_fd, 0)
             os.close(self._lock_fd)
@@ -127,7 +126,8 @@ class RunDirectory:
         """Replace `run.json` atomically; `OutputError` when it cannot be written."""
         temporary = self.path / (MANIFEST + ".new")
         try:
-            with open(temporary, "w", encoding="utf-8", opener=_open_private) as file:
+            # A path whose name is no UTF-8 comes as halves of surrogate pairs; JSON takes them escaped.
+            with open(temporary, "w", encoding="utf-8", errors="backslashreplace", opener=_open_private) as file:
                 json.dump(manifest, file, indent=2, ensure_ascii=False)
                 file.write("\n")
                 file.flush()
@@ -137,11 +137,13 @@ class RunDirectory:
             raise OutputError(f"{self.path}: cannot write {MANIFEST}: {error.strerror}") from None
 
     def _refuse_foreign_files(self) -> None:
-        for name in LINE_FILES:
-            path = self.path / name
-            with path.open("rb") if path.exists() else open(os.devnull, "rb") as file:  # noqa: PTH123
-                head = file.read(_KEY_AT)
-            if head.strip(b"\0") and not LINE_PREFIX.startswith(head.rstrip(b"\0")):
+        for path in (self.path / name for name in LINE_FILES):
+            head = b""
+            if path.is_file():
+                with path.open("rb") as file:
+                    head = file.read(_KEY_AT)
+            ours = not head.strip(b"\0") or LINE_PREFIX.startswith(head.rstrip(b"\0"))
+            if not ours or (path.exists() and not path.is_file()):
                 raise JobError(f"{path}: not written by s2a-batch; choose another output directory")
 
 
@@ -165,7 +167,9 @@ def read_manifest(directory: Path) -> dict[str, JsonValue] | None:
         return None
     except (OSError, ValueError) as error:
         raise JobError(f"{directory / MANIFEST}: cannot be read: {error}; hint: move it away to start anew") from None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict) or "s2a_batch" not in found:
+        raise JobError(f"{directory / MANIFEST}: not written by s2a-batch; choose another output directory")
+    return found
 
 
 def is_locked(directory: Path) -> bool:
@@ -206,8 +210,17 @@ def scan(path: Path) -> Iterator[tuple[bytes, int]]:
 
 
 def _sound(line: bytes) -> bool:
-    """Whether a line was written whole: no JSON is parsed, 1 M lines take about a second."""
+    """Whether a line looks whole: no JSON is parsed, 1 M lines take about a second."""
     return line.startswith(LINE_PREFIX) and line.endswith(b"}") and b"\0" not in line
+
+
+def _whole(line: bytes) -> bool:
+    """Whether a line is strict JSON: two lines in one and half a nested object end in } too; 20 s for 1 M lines."""
+    try:
+        json.loads(line.decode())
+    except (ValueError, RecursionError):
+        return False
+    return _sound(line)
 
 
 def _open_private(path: str, flags: int) -> int:
@@ -241,13 +254,13 @@ def _end_of_last_line(file: BinaryIO, size: int) -> int:
 
 def _drop_damaged(path: Path) -> list[str]:
     """Write the file anew without lines that are not whole, when there are any."""
-    damaged = sum(1 for _, line in lines(path) if not _sound(line))
+    damaged = sum(1 for _, line in lines(path) if not _whole(line))
     if not damaged:
         return []
     temporary = path.with_name(path.name + ".new")
     with open(temporary, "wb", opener=_open_private) as file:
         for _, line in lines(path):
-            if _sound(line):
+            if _whole(line):
                 file.write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())

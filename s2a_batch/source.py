@@ -7,8 +7,10 @@ memory; a line that cannot be asked comes out as a `BadLine` in its place, so co
 from __future__ import annotations
 
 import json
+import math
 import re
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -32,7 +34,17 @@ MAX_LINE_BYTES: Final = 64 << 20
 MAX_DEPTH: Final = 128
 _RAW_CHARS: Final = 4_000
 _BLANK: Final = b" \t\r"
+_NAME_CHARS: Final = 40
+_BOM: Final = b"\xef\xbb\xbf"  # where a file begins, also one that was joined to others
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+# Possessive: a text that never ends, full of escapes, would else be scanned once for each of its quotes.
+_BRACKET: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]')
+_ARRAY: Final = re.compile(rb"\[[ \t]*(\{(.*[,\]])?)?\Z")
+_WIDE: Final = {
+    "UTF-32": re.compile(rb"\xff\xfe\0\0|\0\0\xfe\xff|[^\0]\0\0\0|\0\0\0[^\0]"),
+    "UTF-16": re.compile(rb"\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]"),
+}
+_BINARY: Final = (b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1", b"BZh91AY&SY", b"\xfd7zXZ\0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,40 +61,45 @@ class _BadLineError(Exception):
         self.kind: FailureKind = kind
 
 
-async def records(path: Path, fields: Fields, keys: KeyIndex) -> AsyncGenerator[Record | BadLine]:
+async def records(
+    path: Path, fields: Fields, keys: KeyIndex, *, max_line_bytes: int = MAX_LINE_BYTES
+) -> AsyncGenerator[Record | BadLine]:
     """Yield every non-blank line of the file once, in order.
 
     Args:
         path: A JSON Lines file; `.gz` (any number of members) is unpacked on the way.
         fields: Under which names an input object holds its prompt and id.
         keys: Hands out each line's key.
+        max_line_bytes: A longer line fails; what it takes in memory beyond this is one block.
 
     Raises:
         JobError: The file is missing, or is no JSON Lines at all (UTF-16, a JSON array, another format).
         InputError: Reading failed midway; all complete lines before it were yielded.
     """
-    number = 0
-    async for line, ended in _lines(path):
+    number, first = 0, True
+    async for line, ended in _lines(path, max_line_bytes):
         number += 1
         if isinstance(line, _Long):
-            message = f"the line has {line.size_bytes} bytes, the limit is {MAX_LINE_BYTES}"
+            first = False
+            message = f"the line has {line.size_bytes} bytes, the limit is {max_line_bytes}"
             yield BadLine(keys.key(line.head), number, b"null", None, _text(line.head), "line_too_long", message)
-        elif text := line.strip(_BLANK):
-            if number == 1:
-                _refuse_other_formats(path, text)
+        elif text := line.removeprefix(_BOM).strip(_BLANK):
+            if first:
+                first = False
+                _refuse_other_formats(path, text, ended=ended)
             yield _record(text, number, fields, keys.key(text), ended=ended)
 
 
 def _record(line: bytes, number: int, fields: Fields, key: str, *, ended: bool) -> Record | BadLine:
     try:
-        found, bad = _parse(line), None
+        found = _parse(line)
     except _BadLineError as error:
         kind, message = error.kind, str(error)
         if not ended and kind in ("bad_json", "not_utf8"):
             kind = "cut_line"
             message += "; the file ends without a newline, as if it were still being written: a later run reads it anew"
         return BadLine(key, number, b"null", None, _text(line), kind, message)
-    id_json = _id_json(found.get(fields.id))
+    id_json = _id_json(line, fields.id, found.get(fields.id))
     prompt = found.get(fields.prompt)
     bad = _prompt_fault(found, fields.prompt)
     if bad is not None or not isinstance(prompt, str):
@@ -119,7 +136,8 @@ def _parse(line: bytes) -> dict[str, JsonValue]:
 
 def _depth(text: str) -> int:
     deepest = depth = 0
-    for bracket in re.findall(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', text):
+    for match in _BRACKET.finditer(text):
+        bracket = match[0]
         depth += 1 if bracket in "[{" else -1 if bracket in "]}" else 0
         deepest = max(deepest, depth)
     return deepest
@@ -128,9 +146,8 @@ def _depth(text: str) -> int:
 def _unique(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise _BadLineError("bad_json", f"the key {json.dumps(twice)} stands twice in one object; keep one of them")
+        twice = json.dumps(Counter(name for name, _ in pairs).most_common(1)[0][0][:_NAME_CHARS])
+        raise _BadLineError("bad_json", f"the key {twice} stands twice in one object; keep one of them")
     return found
 
 
@@ -138,14 +155,15 @@ def _constant(word: str) -> JsonValue:
     raise _BadLineError("bad_json", f"{word} is not JSON; write null or a text")
 
 
-def _float(text: str) -> _Number:
-    if abs(float(text)) == float("inf"):
+def _number(text: str) -> _Number:
+    """Beyond the range of doubles readers differ: infinity, an error, or (4,301 digits in Python) an error for ints."""
+    if math.isinf(float(text)):
         raise _BadLineError("bad_json", f"the number {text[:40]} is too large for JSON readers; write it as text")
     return _Number(text)
 
 
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_constant, parse_float=_float, parse_int=_Number
+    object_pairs_hook=_unique, parse_constant=_constant, parse_float=_number, parse_int=_number
 )
 
 
@@ -160,22 +178,36 @@ def _refuse_lone_surrogates(found: dict[str, JsonValue]) -> None:
 
 def _prompt_fault(found: dict[str, JsonValue], name: str) -> str | None:
     if name not in found:
-        return f"the field '{name}' is missing; the object has {', '.join(sorted(found)[:8]) or 'no fields'}"
+        names = ", ".join(other[:_NAME_CHARS] for other in sorted(found)[:8])
+        return f"the field '{name}' is missing; the object has {names or 'no fields'}"
     prompt = found[name]
     if not isinstance(prompt, str) or isinstance(prompt, _Number):
         return f"'{name}' is {_name(prompt)}, expected text"
     return None if prompt.strip() else f"'{name}' is {'blank' if prompt else 'empty'}; it would make a model invent one"
 
 
-def _id_json(value: JsonValue) -> bytes:
+def _id_json(line: bytes, name: str, value: JsonValue) -> bytes:
+    """The id as JSON: a text in ASCII, so that it can be looked up whatever its escapes; all else as it stands."""
     if isinstance(value, _Number):
         return value.encode()
-    return json.dumps(value, ensure_ascii=True).encode()
+    if isinstance(value, dict | list):
+        return _raw_value(line.decode(), name).encode()
+    return json.dumps(value).encode()
+
+
+def _raw_value(text: str, name: str) -> str:
+    """The text of one member's value in a sound object that has this member."""
+    key, end = None, 0
+    while key != name:
+        key, colon = _DECODER.raw_decode(text, text.index('"', end))
+        start = text.index(":", colon) + 1
+        while text[start] in " \t\r":
+            start += 1
+        _, end = _DECODER.raw_decode(text, start)
+    return text[start:end]
 
 
 def _name(value: JsonValue) -> str:
-    if isinstance(value, _Number):
-        return "a number"
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
@@ -185,35 +217,37 @@ def _text(raw: bytes) -> str:
     return text if len(text) <= _RAW_CHARS and len(raw) <= 4 * _RAW_CHARS else text[:_RAW_CHARS] + " [cut]"
 
 
-def _refuse_other_formats(path: Path, line: bytes) -> None:
+def _refuse_other_formats(path: Path, line: bytes, *, ended: bool) -> None:
     """Stop before the first request when the first line shows that no line will do."""
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or line[:2].count(b"\0") == 1:
-        raise JobError(f"{path}: UTF-16, expected UTF-8; hint: iconv -f UTF-16 -t UTF-8 {path.name} > utf8.jsonl")
+    for encoding, start in _WIDE.items():
+        if start.match(line):
+            how = f"iconv -f {encoding} -t UTF-8 {path.name} > utf8.jsonl"
+            raise JobError(f"{path}: {encoding}, expected UTF-8; hint: {how}")
     if line.startswith(b"\x1f\x8b"):
         raise JobError(f"{path}: gzip data; hint: give the file the ending .gz")
-    if line.startswith((b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1")):
+    if line.startswith(_BINARY):
         raise JobError(f"{path}: compressed or binary data, expected JSON Lines; hint: unpack it first")
-    if line == b"[" or (line.startswith(b"[") and line.endswith((b",", b"]")) and line.lstrip(b"[ ").startswith(b"{")):
-        raise JobError(f"{path}: a JSON array, expected JSON Lines; hint: jq -c '.[]' {path.name} > lines.jsonl")
+    array = _ARRAY.match(line)
+    if array or (line == b"{" and ended):
+        what, how = ("a JSON array", "'.[]'") if array else ("JSON over many lines", ".")
+        raise JobError(f"{path}: {what}, expected one object a line; hint: jq -c {how} {path.name} > lines.jsonl")
 
 
-async def _lines(path: Path) -> AsyncIterator[tuple[bytes | _Long, bool]]:
-    """Physical lines without their LF, and whether the LF was there. The BOM at the start is dropped."""
-    rest, long_bytes, first = b"", 0, True
+async def _lines(path: Path, max_bytes: int) -> AsyncIterator[tuple[bytes | _Long, bool]]:
+    """Physical lines without their LF, and whether the LF was there."""
+    rest, long_bytes = b"", 0
     async for block in _blocks(path):
-        if first:
-            first, block = False, block.removeprefix(b"\xef\xbb\xbf")  # noqa: PLW2901
         *whole, last = block.split(b"\n")
         for part in whole:
             line = rest + part
             size, rest, long_bytes = long_bytes + len(line), b"", 0
-            yield (line if size <= MAX_LINE_BYTES else _Long(line[:_RAW_CHARS], size)), True
+            yield (line if size <= max_bytes else _Long(line[:_RAW_CHARS], size)), True
         rest += last
-        if len(rest) + long_bytes > MAX_LINE_BYTES:
-            long_bytes, rest = long_bytes + len(rest) - _RAW_CHARS, rest[:_RAW_CHARS]
+        if len(rest) + long_bytes > max_bytes:
+            long_bytes, rest = long_bytes + len(rest[_RAW_CHARS:]), rest[:_RAW_CHARS]
     if rest:
         size = long_bytes + len(rest)
-        yield (rest if size <= MAX_LINE_BYTES else _Long(rest[:_RAW_CHARS], size)), False
+        yield (rest if size <= max_bytes else _Long(rest[:_RAW_CHARS], size)), False
 
 
 async def _blocks(path: Path) -> AsyncIterator[bytes]:
@@ -226,7 +260,7 @@ async def _blocks(path: Path) -> AsyncIterator[bytes]:
                     continue
                 for part in unpack.feed(block):
                     yield part
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise JobError(f"{path}: cannot read the input: {error.strerror}") from None
     except OSError as error:
         raise InputError(f"{path}: reading failed: {error.strerror}; run the same command again") from None
@@ -241,9 +275,13 @@ class _Gunzip:
         self._path = path
         self._member = zlib.decompressobj(wbits=31)
         self._started = False
+        self._fed = False
 
     def feed(self, block: bytes) -> Iterator[bytes]:
         """Yield the text in one block of packed bytes, at most a block's size at a time."""
+        if not self._fed and not block.startswith(b"\x1f"):
+            raise JobError(f"{self._path}: no gzip data; hint: drop the ending .gz if it is plain JSON Lines")
+        self._fed = True
         try:
             while block:
                 if self._member.eof:

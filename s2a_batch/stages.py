@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import anyio
 
 from s2a_batch import prompts
-from s2a_batch.errors import AttemptError, RateLimitedError, RecordError
+from s2a_batch.errors import AttemptError, RateLimitedError, RecordError, StopRun
 from s2a_batch.records import Attempt, Fault, Message, StageAudit, StageName, Usage
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Stage:
             if not trail.messages:
                 trail.messages = _sent(request)
             body: Request = {"model": self.job.model, **request, **self.parameters()}
-            tries = self.retry.attempts(trail.counted, since=trail.started)
+            tries = self.retry.attempts(trail.counted, since=lambda: trail.started)
             return await tries(self._attempt, body, trail, reask=reask)
 
         try:
@@ -149,6 +149,7 @@ class Stage:
         async with self._slot(request) as slot:
             started = datetime.now(UTC)
             waited_s = slot.started - trail.free_at
+            trail.started = trail.started if trail.attempts else slot.started
             reply: Reply | None = None
             fault: AttemptError | None = None
             self.tally.open += 1
@@ -158,6 +159,9 @@ class Stage:
             except AttemptError as error:
                 fault = error
                 self.health.note_failure(error)
+                raise
+            except StopRun:
+                self.tally.requests += 1
                 raise
             finally:
                 self.tally.open -= 1
@@ -186,7 +190,7 @@ class Stage:
         """Tokens of a request before it is sent: its characters, and what replies took so far."""
         chars = len(json.dumps(request["messages"], ensure_ascii=False))
         used = self.tally.usage.output_tokens
-        reply = used / self.tally.requests if used and self.tally.requests else _REPLY_TOKENS
+        reply = used / self.tally.metered if used and self.tally.metered else _REPLY_TOKENS
         return chars / _CHARS_PER_TOKEN + reply
 
 
@@ -194,8 +198,9 @@ def _told(slot: Slot, reply: Reply | None, fault: AttemptError | None) -> float 
     """Tell the limiter how the request went; returns the wait that it made of a rate limit."""
     if isinstance(fault, RateLimitedError):
         return slot.rate_limited(fault.retry_after_s)
-    if reply is not None:
-        slot.succeeded(reply.usage.total_tokens)
+    used = reply.usage if reply is not None else _usage(fault)
+    if used is not None:
+        slot.succeeded(used.total_tokens)
     return None
 
 

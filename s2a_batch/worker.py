@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from s2a_batch import source
 from s2a_batch.assembly import Assembly, Parts
-from s2a_batch.errors import Drained, OutputError, StopRun
+from s2a_batch.errors import Drained, JobError, OutputError, StopRun
 from s2a_batch.keys import KeyIndex
 from s2a_batch.pipeline import FinishedRewrite
 from s2a_batch.records import BadLine, Outcome, Record, RecordFault, result_line
@@ -87,6 +87,8 @@ def run_job(
         LockedError: Another run holds the output directory.
         OutputError: The output directory cannot be read or written from the start.
     """
+    if job.input.resolve() in {(job.output / name).resolve() for name in LINE_FILES}:
+        raise JobError(f"{job.input}: a run cannot read what it writes; choose another output directory")
     with RunDirectory(job.output) as directory, KeyIndex() as keys:
         worker = _Worker(job, options, directory, keys, say)
         return anyio.run(worker.run, watch, environ)
