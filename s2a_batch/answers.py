@@ -127,10 +127,6 @@ def _from_schema(path: Path) -> type[BaseModel]:
     return type("Answer", (_SchemaAnswer,), body)
 
 
-# What a module of somebody else raises while it is imported.
-_IMPORT_FAULTS: Final = (ImportError, AttributeError, SyntaxError, NameError, TypeError, ValueError, RuntimeError)
-
-
 def _from_class(name: str) -> type[BaseModel]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
@@ -140,7 +136,7 @@ def _from_class(name: str) -> type[BaseModel]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except _IMPORT_FAULTS as error:
+    except Exception as error:  # noqa: BLE001  a module of somebody else may raise anything while it is imported
         raise JobError(f"answer.class = '{name}': {type(error).__name__}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         raise JobError(f"answer.class = '{name}': not a pydantic model")

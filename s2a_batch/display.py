@@ -64,7 +64,7 @@ class Screen:
         if not self._quiet:
             watch = self._watch_terminal if self.err.is_terminal else self._watch_plain
             try:
-                await watch(live, _Rates())
+                await watch(live)
             except OSError:
                 self.err.lose()
 
@@ -74,17 +74,19 @@ class Screen:
         except OSError:
             self.err.lose()
 
-    async def _watch_terminal(self, live: Live, rates: _Rates) -> None:
+    async def _watch_terminal(self, live: Live) -> None:
+        rates = _Rates()
         with RichLive(console=self.err, auto_refresh=False, transient=True) as screen:
             while True:
                 rates.note(live)
                 screen.update(_progress(live, rates), refresh=True)
                 await anyio.sleep(_REFRESH_S)
 
-    async def _watch_plain(self, live: Live, rates: _Rates) -> None:
+    async def _watch_plain(self, live: Live) -> None:
         """A line after 10 s, then ever more seldom: a night is some dozens of lines in a cron mail."""
         pause_s = _FIRST_PLAIN_S
         while True:
+            rates = _Rates(window_s=pause_s)
             rates.note(live)
             await anyio.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _LONGEST_PLAIN_S)
@@ -93,12 +95,11 @@ class Screen:
 
     def finished(self, found: Finished, output: Path) -> None:
         """The closing summary."""
-        summary = found.summary
         if found.fault is not None:
             self.error(str(found.fault))
         if self._quiet and found.exit_status == 0:
             return
-        self._note(_closing(summary, found.exit_status, output))
+        self._note(_closing(found.summary, found.exit_status, output))
 
     def preview(self, found: Preview) -> None:
         """What a dry run found."""
@@ -160,15 +161,16 @@ class _Err(Console):
 
 
 class _Rates:
-    """Requests and tokens a second over the last ten seconds."""
+    """Requests and tokens a second over a window that moves along."""
 
-    def __init__(self) -> None:
+    def __init__(self, window_s: float = _RATE_WINDOW_S) -> None:
+        self._window_s = window_s
         self._seen: deque[tuple[float, int, int]] = deque()
 
     def note(self, live: Live) -> None:
         now = anyio.current_time()
         self._seen.append((now, live.tally.requests, live.tally.tokens))
-        while self._seen[0][0] < now - _RATE_WINDOW_S:
+        while len(self._seen) > 1 and self._seen[1][0] <= now - self._window_s:
             self._seen.popleft()
 
     def per_second(self) -> tuple[float, float]:
@@ -262,9 +264,7 @@ def _head(found: dict[str, object], outcome: Outcome) -> Text:
 def _prompt_of(outcome: Outcome, given: object) -> str:
     """The user's text: what the rewrite stage sent last, else the input as it is."""
     sent = outcome.stages.rewrite.messages if outcome.stages.rewrite is not None else None
-    if sent:
-        return sent[-1].content
-    return json.dumps(given, ensure_ascii=False)
+    return sent[-1].content if sent else json.dumps(given, ensure_ascii=False)
 
 
 def _struck(prompt: str, outcome: Outcome) -> Text:
@@ -291,8 +291,7 @@ def _attempt(a: Attempt) -> str:
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"  # noqa: PLR2004
 
 
 def _tame(text: str) -> str:

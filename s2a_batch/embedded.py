@@ -34,10 +34,10 @@ from s2a_batch.model_file import ensure_model, last_lines
 
 __all__ = ["DEFAULT_CONTEXT_TOKENS", "DEFAULT_SLOTS", "Served", "ensure_model", "serve"]
 
-# Tokens/s of rewrites with 1, 2, 4 slots: 33, 38, 31 (2 CPUs). Two also keep the
+# Tokens/s of rewrites with 1, 2, 4 slots: 33, 38, 31 (1 thread). Two also keep the
 # examples of both stages in the cache, 0.5 k to 0.8 k tokens that need 2 s to read.
 DEFAULT_SLOTS: Final = 2
-# Examples and instructions take 850 tokens, the longest bounded reply 640.
+# Instructions, examples and a short text take 850 tokens, the longest bounded reply 640.
 DEFAULT_CONTEXT_TOKENS: Final = 2048
 
 _START_TIMEOUT_S: Final = 60.0
@@ -88,7 +88,7 @@ async def serve(
     Raises:
         JobError: `xllamacpp` is missing, or the server was not ready within 60 s.
 
-    Cancelled anywhere, the child has ended when this returns, after 5 s at most.
+    Cancelled anywhere, the child has ended when this returns, 10 s later at most.
     """
     if importlib.util.find_spec("xllamacpp") is None:
         raise JobError('the embedded model needs xllamacpp; hint: pip install "s2a-batch[embedded]"')
@@ -133,7 +133,7 @@ async def _spawn(log: IO[bytes]) -> anyio.abc.Process:
 async def _handshake(process: anyio.abc.Process, order: _Order, log: IO[bytes]) -> str:
     """Tell the child what to serve and return the base URL it serves under."""
     reply = b""
-    if process.stdin is None or process.stdout is None:  # pragma: no cover - both are pipes
+    if process.stdin is None or process.stdout is None:
         raise JobError("the model server has no pipes; hint: report this as a bug")
     try:
         with anyio.fail_after(_START_TIMEOUT_S):
@@ -235,8 +235,8 @@ def _start_llama(order: _Order) -> _Server:
 def _thread_count() -> int:
     """Return half of the CPUs this process may use.
 
-    llama.cpp's threads wait for each other by spinning. With one busy neighbour on
-    2 CPUs, 2 threads gave 2 to 5 tokens/s and 1 thread 38; on idle CPUs 82 and 45.
+    llama.cpp's threads wait for each other by spinning. On 2 CPUs with a busy
+    neighbour 2 threads gave 2 tokens/s and 1 thread 38; on idle CPUs 2 gave 70.
     """
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, cpus // 2)

@@ -137,8 +137,9 @@ def find(directory: Path, wanted: str) -> list[bytes]:
 
 def _needles(wanted: str) -> list[bytes]:
     """How a wanted record shows at the head of its line; an id may be a text or a number."""
+    raw = wanted.encode(errors="replace")
+    ids = [b'"id":' + json.dumps(wanted).encode() + b',"status":', b'"id":' + raw + b',"status":']
     kind, _, number = wanted.partition(":")
-    if kind == "line" and number.isdigit():
-        return [b'"line":%s,"id":' % number.encode()]
-    quoted = b'"id":' + json.dumps(wanted).encode() + b',"status":'
-    return [quoted, b'"id":' + wanted.encode() + b',"status":', b'"key":"' + wanted.encode() + b'","line":']
+    if kind == "line" and number.isascii() and number.isdigit():
+        return [b'"line":%d,"id":' % int(number), *ids]
+    return [b'"key":"' + raw + b'","line":', *ids]

@@ -213,8 +213,8 @@ def is_embedded(stage: StageJob) -> bool:
 _EMBEDDED_DEFAULTS: Final[dict[str, JsonValue]] = {
     "model": EMBEDDED,
     "temperature": 0.0,
-    "max_tokens": 512,
-    "max_chars": 600,
+    "max_tokens": 640,  # two full fields of digits, one token each
+    "max_chars": 300,
     "examples": True,
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -105,15 +106,15 @@ def secrets_of(name: str, stage: StageJob, environ: Mapping[str, str]) -> Secret
 
 
 def _anchor(table: dict[str, JsonValue], folder: Path) -> None:
-    for name in ("input", "output"):
-        if isinstance(table.get(name), str):
-            table[name] = str(folder / str(table[name]))
-    answer = table.get("answer")
-    if isinstance(answer, dict) and isinstance(answer.get("schema_file"), str):
-        answer["schema_file"] = str(folder / str(answer["schema_file"]))
-    for stage in (table, table.get("rewrite"), answer):
-        if isinstance(stage, dict) and str(stage.get("model", "")).endswith(".gguf"):
-            stage["model"] = str(folder / str(stage["model"]))
+    """Make the paths of a job file relative to its directory."""
+    answer, rewrite = table.get("answer"), table.get("rewrite")
+    for part, names in ((table, ("input", "output")), (answer, ("schema_file",))):
+        for name in names:
+            if isinstance(part, dict) and isinstance(part.get(name), str):
+                part[name] = os.path.normpath(folder / str(part[name]))
+    for part in (table, rewrite, answer):
+        if isinstance(part, dict) and str(part.get("model", "")).endswith(".gguf"):
+            part["model"] = os.path.normpath(folder / str(part["model"]))
 
 
 def _merge(low: dict[str, JsonValue], high: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -66,32 +66,44 @@ _DEBIAS: Final = "Judge by the facts given alone, and let no opinion or expectat
 _ORIGINAL: Final = "The text as it was written:\n"
 _REWRITTEN: Final = "\n\nThe same text, prepared:\n"
 
-# Our own sentences: a distractor in the middle, one before the question, a condition in the
-# sentence of the question, a text that is all question.
+# Our own sentences. Each text is the first part, a space and the question; the second part is what stays of the first:
+# a distractor in the middle or at the end, a condition in the sentence of the question. With SmolLM2-135M, 40 GSM8K
+# problems with a planted sentence and fields of at most 300 characters, 3 and 5 examples gave: a valid rewrite 40 and
+# 40, distractor gone 23 and 26, all numbers kept 18 and 22, question kept 35 and 34.
 _REWRITES: Final[tuple[tuple[str, str, str], ...]] = (
     (
         (
-            "Tom picks 12 apples in the morning. His sister Rita owns 40 stamps. In the afternoon he picks twice as many "
-            "apples as in the morning. How many apples does Tom pick in all?"
+            "Tom picks 12 apples in the morning. His sister Rita owns 40 stamps. In the afternoon he picks "
+            "twice as many apples as in the morning."
         ),
         "Tom picks 12 apples in the morning. In the afternoon he picks twice as many apples as in the morning.",
         "How many apples does Tom pick in all?",
     ),
     (
         (
-            "A bakery sells rolls for $2 each and cakes for $15 each. On Friday it sold 30 rolls and 4 cakes. The bakery "
-            "across the road has 6 windows. If flour cost the bakery $50, how much money was left?"
+            "A bakery sells rolls for $2 each and cakes for $15 each. On Friday it sold 30 rolls and 4 cakes. "
+            "The bakery across the road has 6 windows."
         ),
         "A bakery sells rolls for $2 each and cakes for $15 each. On Friday it sold 30 rolls and 4 cakes.",
         "If flour cost the bakery $50, how much money was left?",
     ),
     (
         (
-            "Lena runs 5 miles on each of 3 days of the week. She then runs 8 more miles on Sunday. Her friend Paul read 700 "
-            "pages more than Lena last year. How many miles does Lena run in 4 weeks?"
+            "Lena runs 5 miles on each of 3 days of the week. She then runs 8 more miles on Sunday. Her friend "
+            "Paul read 700 pages more than Lena last year."
         ),
         "Lena runs 5 miles on each of 3 days of the week. She then runs 8 more miles on Sunday.",
         "How many miles does Lena run in 4 weeks?",
+    ),
+    (
+        "A library has 6 shelves with 20 books on each shelf. 15 books are lent out. The librarian is 48 years old.",
+        "A library has 6 shelves with 20 books on each shelf. 15 books are lent out.",
+        "How many books are still in the library?",
+    ),
+    (
+        ("Nora pays $3 for a ticket and $9 for a meal. Oscar counted 250 steps to the tower last summer. She has $60."),
+        "Nora pays $3 for a ticket and $9 for a meal. She has $60.",
+        "If she pays for 4 people, how much money is left?",
     ),
 )
 
@@ -148,9 +160,9 @@ def rewrite_messages(
 def _shown_rewrites() -> list[Message]:
     """Return the worked examples of stage 1 as turns of a conversation."""
     turns = []
-    for text, context, query in _REWRITES:
+    for noisy, context, query in _REWRITES:
         reply = json.dumps({"relevant_context": context, "user_query": query}, ensure_ascii=False)
-        turns += [_message("user", text), _message("assistant", reply)]
+        turns += [_message("user", noisy + " " + query), _message("assistant", reply)]
     return turns
 
 

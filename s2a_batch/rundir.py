@@ -138,13 +138,16 @@ class RunDirectory:
 
     def _refuse_foreign_files(self) -> None:
         for path in (self.path / name for name in LINE_FILES):
-            head = b""
-            if path.is_file():
-                with path.open("rb") as file:
-                    head = file.read(_KEY_AT)
-            ours = not head.strip(b"\0") or LINE_PREFIX.startswith(head.rstrip(b"\0"))
-            if not ours or (path.exists() and not path.is_file()):
+            if path.exists() and not (path.is_file() and _ours(path)):
                 raise JobError(f"{path}: not written by s2a-batch; choose another output directory")
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file begins as ours do, torn or zeroed by a power cut; or its first line alone is damaged."""
+    with path.open("rb") as file:
+        start = file.read(_BLOCK_BYTES)
+    head = start[:_KEY_AT].rstrip(b"\0")
+    return LINE_PREFIX.startswith(head) or b"\n" + LINE_PREFIX in start
 
 
 def _locked(fd: int) -> bool:

@@ -165,7 +165,8 @@ class _Worker:
     async def _pending(self) -> AsyncGenerator[Record | BadLine]:
         """The input's records that have no result yet, counted as they are read."""
         try:
-            self._tally.total_bytes = self._job.input.stat().st_size if self._job.input.suffix != ".gz" else None
+            size_bytes = (await anyio.Path(self._job.input).stat()).st_size
+            self._tally.total_bytes = size_bytes if self._job.input.suffix != ".gz" else None
         except OSError:
             self._tally.total_bytes = None
         async with aclosing(source.records(self._job.input, self._job.fields, self._keys)) as found:
@@ -192,7 +193,8 @@ class _Worker:
                 async for record in pending:
                     await send.send(record)
             except StopRun as error:
-                self._stop(error)
+                # No drain: what was read before the fault of the input is whole, and gets its answer.
+                self._fault = self._fault or error
 
     async def _carry(self, receive: MemoryObjectReceiveStream[Record | BadLine], parts: Parts) -> None:
         async with receive:
@@ -209,7 +211,7 @@ class _Worker:
             outcome: Outcome | None = self._dead_letter(record)
         else:
             offset = self._keys.rewrite_offset(record.key)
-            line = None if offset is None else self._directory.rewrite_line(offset)
+            line = None if offset is None else await anyio.to_thread.run_sync(self._directory.rewrite_line, offset)
             outcome = await parts.pipeline.process(record, None if line is None else FinishedRewrite.from_line(line))
         if outcome is not None:
             name = DEAD_LETTERS if outcome.error is not None else RESULTS
