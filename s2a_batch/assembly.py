@@ -107,16 +107,16 @@ class Assembly:
 
     def check(self) -> None:
         """Raise `JobError` for whatever can be known to be wrong without sending anything."""
-        for name, stage in self._stages().items():
+        for name, stage in self._job.stages().items():
             if not is_embedded(stage):
-                secrets_of(name, stage, self._environ)
+                secrets_of(self._job, name, self._environ)
 
     @asynccontextmanager
     async def parts(self, fingerprint: str, save_rewrite: Callable[[bytes], Awaitable[None]]) -> AsyncIterator[Parts]:
         """The parts, open while the context lasts; an embedded model server runs as long."""
         job = self._job
         async with AsyncExitStack() as stack:
-            for name, stage in self._stages().items():
+            for name, stage in self._job.stages().items():
                 self._places[name] = await self._place(stack, name, stage)
             # Lanes made first go first: what is started gets finished.
             answer = None if job.only else await self._stage(stack, "answer", job.answer, self._answer_model)
@@ -132,16 +132,12 @@ class Assembly:
             shared = self._limiters.values()
             yield Parts(pipeline, tuple(s.limiter for s in shared), self._tasks())
 
-    def _stages(self) -> dict[StageName, StageJob]:
-        stages: dict[StageName, StageJob] = {"rewrite": self._job.rewrite}
-        return stages if self._job.only else {**stages, "answer": self._job.answer}
-
     async def _place(self, stack: AsyncExitStack, name: StageName, stage: StageJob) -> _Place:
         if not is_embedded(stage):
-            secrets = secrets_of(name, stage, self._environ)
+            secrets = secrets_of(self._job, name, self._environ)
             return _Place(stage.base_url or OPENAI_URL, secrets, str(stage.model))
-        same = [n for n, other in self._stages().items() if n in self._places and other.model == stage.model]
-        if same and is_embedded(self._stages()[same[0]]):
+        same = [n for n, other in self._job.stages().items() if n in self._places and other.model == stage.model]
+        if same and is_embedded(self._job.stages()[same[0]]):
             return self._places[same[0]]
         slots = min(embedded.DEFAULT_SLOTS, (stage.limits or self._job.limits).open_requests)
         path = await embedded.ensure_model(str(stage.model), self._say)
@@ -195,7 +191,7 @@ class Assembly:
                 headers=place.secrets.headers,
                 deadline_s=self._job.retry.deadline_s,
                 # Enough for both stages at once: waiting for a connection would eat the request's deadline.
-                connections=sum((s.limits or self._job.limits).open_requests for s in self._stages().values()),
+                connections=sum((s.limits or self._job.limits).open_requests for s in self._job.stages().values()),
             )
             self._endpoints[key] = await stack.enter_async_context(endpoint)
         return self._endpoints[key]

@@ -60,9 +60,9 @@ async def dry_run(job: Job, environ: Mapping[str, str]) -> Preview:
         JobError: As a run would raise it.
     """
     answer_model(job.answer)
-    for name, stage in (("rewrite", job.rewrite), ("answer", job.answer)):
-        if not is_embedded(stage) and not (job.only and name == "answer"):
-            secrets_of(name, stage, environ)
+    for name, stage in job.stages().items():
+        if not is_embedded(stage):
+            secrets_of(job, name, environ)
     found = Preview()
     with KeyIndex() as keys:
         for name in (rundir.RESULTS, rundir.DEAD_LETTERS, *((rundir.REWRITES,) if job.only else ())):

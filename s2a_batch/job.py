@@ -10,12 +10,15 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from s2a_batch.errors import JobError
+
+if TYPE_CHECKING:
+    from s2a_batch.records import StageName
 
 EMBEDDED: Final = "embedded"
 OPENAI_URL: Final = "https://api.openai.com/v1"
@@ -108,7 +111,10 @@ class StageJob(_Table):
     def settings(self) -> dict[str, JsonValue]:
         """What of this stage can change a result."""
         places = {"base_url", "api_key_env", "headers_env", "open_requests", "limits"}
-        return self.model_dump(mode="json", exclude=places)
+        found = self.model_dump(mode="json", by_alias=True, exclude=places)
+        if _is_local(self.model):  # a model file counts by its name, wherever it lies
+            found["model"] = Path(str(self.model)).name
+        return found
 
 
 class RewriteJob(StageJob):
@@ -186,6 +192,11 @@ class Job(_Table):
                 raise ValueError(f"{name} has a base_url and no model; name the model")
             _check_url(name, stage.base_url)
         return self
+
+    def stages(self) -> dict[StageName, StageJob]:
+        """The stages that run, by name."""
+        stages: dict[StageName, StageJob] = {"rewrite": self.rewrite}
+        return stages if self.only else {**stages, "answer": self.answer}
 
     def settings(self) -> dict[str, JsonValue]:
         """What can change a result, flat: `rewrite.model`, `answer.type`, .. A resume needs all of it equal."""

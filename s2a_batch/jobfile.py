@@ -24,7 +24,6 @@ from s2a_batch.job import (
     Limits,
     Retry,
     RewriteJob,
-    StageJob,
     read_bytes,
 )
 
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel, JsonValue
     from pydantic_core import ErrorDetails
+
+    from s2a_batch.records import StageName
 
 
 def load(path: Path, overrides: dict[str, JsonValue] | None = None) -> Job:
@@ -85,14 +86,19 @@ class Secrets:
     headers: dict[str, str] = field(repr=False)
 
 
-def secrets_of(name: str, stage: StageJob, environ: Mapping[str, str]) -> Secrets:
-    """The stage's key and header values from the environment.
+def secrets_of(job: Job, name: StageName, environ: Mapping[str, str]) -> Secrets:
+    """A stage's key and header values from the environment.
+
+    `OPENAI_API_KEY` goes to OpenAI and to the job's own base URL, as with the SDK; an endpoint that a stage has to
+    itself gets a key only when one is named for it.
 
     Raises:
         JobError: A named variable is not set, or OpenAI itself is asked and there is no key.
     """
-    variable = stage.api_key_env or OPENAI_KEY
-    key = environ.get(variable, "").strip()
+    stage = job.rewrite if name == "rewrite" else job.answer
+    usual = OPENAI_KEY if stage.base_url in (None, job.base_url) else None
+    variable = stage.api_key_env or usual
+    key = environ.get(variable, "").strip() if variable else ""
     if not key and (stage.api_key_env is not None or stage.base_url is None):
         raise JobError(
             f"{name}: the environment has no {variable}; hint: export {variable}=.. (a job file holds no keys)"

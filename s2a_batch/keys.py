@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import tempfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
+from s2a_batch.errors import OutputError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from s2a_batch.records import Status
 
@@ -55,7 +59,7 @@ class KeyIndex:
     def key(self, line: bytes) -> str:
         """The key of the next line of the input, whose ends are trimmed; counts it as met."""
         digest = line_hash(line)
-        row = self._db.execute(
+        row = self._run(
             "INSERT INTO seen VALUES (?, 0) ON CONFLICT (hash) DO UPDATE SET n = n + 1 RETURNING n", (digest,)
         ).fetchone()
         return key_text(digest, row[0])
@@ -63,26 +67,45 @@ class KeyIndex:
     def add_done(self, keys: Iterable[bytes], status: Status) -> int:
         """Note keys (as text bytes) of records that need no more work; returns how many were new."""
         before = self._db.total_changes
-        self._db.executemany("INSERT OR IGNORE INTO done VALUES (?, ?)", ((key, status) for key in keys))
+        self._run_many("INSERT OR IGNORE INTO done VALUES (?, ?)", ((key, status) for key in keys))
         return self._db.total_changes - before
 
     def done_as(self, key: str) -> Status | None:
         """What became of the record with this key; None when it is still to be done."""
-        row = self._db.execute("SELECT status FROM done WHERE key = ?", (key.encode(),)).fetchone()
+        row = self._run("SELECT status FROM done WHERE key = ?", (key.encode(),)).fetchone()
         return None if row is None else row[0]
 
     def add_rewrites(self, rewrites: Iterable[tuple[bytes, int]]) -> None:
         """Note finished rewrites (key as text bytes, byte offset of their line) of records that are not done."""
-        self._db.executemany(
+        self._run_many(
             "INSERT OR REPLACE INTO rewrites SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM done WHERE key = ?1)",
             rewrites,
         )
 
     def rewrite_offset(self, key: str) -> int | None:
         """Where in `rewrites.jsonl` the rewrite of this record begins, in bytes; None when there is none."""
-        row = self._db.execute("SELECT offset FROM rewrites WHERE key = ?", (key.encode(),)).fetchone()
+        row = self._run("SELECT offset FROM rewrites WHERE key = ?", (key.encode(),)).fetchone()
         return None if row is None else int(row[0])
 
     def rewrite_count(self) -> int:
         """How many finished rewrites wait for their answer."""
-        return int(self._db.execute("SELECT count(*) FROM rewrites").fetchone()[0])
+        return int(self._run("SELECT count(*) FROM rewrites").fetchone()[0])
+
+    def _run(self, sql: str, values: tuple[bytes, ...] = ()) -> sqlite3.Cursor:
+        with _disk():
+            return self._db.execute(sql, values)
+
+    def _run_many(self, sql: str, values: Iterable[tuple[bytes, str | int]]) -> None:
+        with _disk():
+            self._db.executemany(sql, values)
+
+
+@contextmanager
+def _disk() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        where = tempfile.gettempdir()
+        raise OutputError(
+            f"the index of records in {where} cannot be kept: {error}; make room there, or set TMPDIR"
+        ) from None

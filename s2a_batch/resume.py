@@ -6,11 +6,14 @@ answers into an old run without a word.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from s2a_batch import __version__, prompts, rundir
+from s2a_batch.answers import answer_model
 from s2a_batch.errors import JobError, OutputError
 from s2a_batch.job import changes, fingerprint
 
@@ -58,6 +61,9 @@ class Resume:
         self._keys = keys
         self._say = say
         self._settings: dict[str, JsonValue] = {**job.settings(), "prompt_version": prompts.PROMPT_VERSION}
+        if job.answer.class_ is not None and (model := answer_model(job.answer)) is not None:
+            schema = json.dumps(model.model_json_schema(), sort_keys=True)
+            self._settings["answer.class"] = f"{job.answer.class_} {hashlib.sha256(schema.encode()).hexdigest()}"
         self.fingerprint = fingerprint(self._settings)
 
     def prepare(self) -> int:

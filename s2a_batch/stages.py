@@ -188,7 +188,12 @@ class Stage:
 
     def _estimate(self, request: Request) -> float:
         """Tokens of a request before it is sent: its characters, and what replies took so far."""
-        chars = len(json.dumps(request["messages"], ensure_ascii=False))
+        messages = request["messages"]
+        chars = (
+            sum(len(str(m.get("content"))) for m in messages if isinstance(m, dict))
+            if isinstance(messages, list)
+            else 0
+        )
         used = self.tally.usage.output_tokens
         reply = used / self.tally.metered if used and self.tally.metered else _REPLY_TOKENS
         return chars / _CHARS_PER_TOKEN + reply

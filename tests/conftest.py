@@ -1,0 +1,49 @@
+"""Fixtures that several test modules share: the clock a test runs on, and the loopback upstream.
+
+`pytest.mark.anyio` alone runs a test on asyncio, against real sockets. With `pytest.mark.virtual_time` beside it the
+test runs on trio's mock clock, which jumps over every wait: hours pass in milliseconds, and times are exact.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import trio.testing
+
+from tests.server import Plan, Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name our marker."""
+    config.addinivalue_line("markers", "virtual_time: run on trio's mock clock, which jumps over every wait")
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, trio.testing.MockClock]]:
+    """Asyncio, or trio in virtual time for tests with that mark."""
+    if request.node.get_closest_marker("virtual_time"):
+        return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def upstream_process() -> Iterator[Upstream]:
+    """One upstream for the whole session; starting it costs more than most tests."""
+    with Upstream(seconds=3600) as up:
+        yield up
+
+
+@pytest.fixture
+def upstream(upstream_process: Upstream) -> Callable[[Plan], Upstream]:
+    """Begins a plan: no rows, and request numbers from 1."""
+
+    def begin(plan: Plan) -> Upstream:
+        upstream_process.replan(plan)
+        upstream_process.reset_stats()
+        return upstream_process
+
+    return begin

@@ -1,0 +1,189 @@
+"""The command line as cron, scripts and people meet it: streams, exit statuses, silence, and a bare environment."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.processes import read_lines, run, running, write_input
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.server import Plan, Reply, Upstream
+
+ROOT = Path(__file__).parents[1]
+RUN = ("run", "in.jsonl", "-o", "out", "--model", "m")
+TEXT = "Is [[r-{n}]] in Zürich, 東京 or 🏔 right?"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    work = tmp_path / "work"
+    work.mkdir()
+    write_input(work / "in.jsonl", range(4), TEXT)
+    return work
+
+
+def bare(folder: Path, *argv: str) -> subprocess.CompletedProcess[bytes]:
+    """Run it as a cron with the poorest environment would: ASCII locale, nothing on stdin, not even a file there."""
+    return subprocess.run(
+        ["/bin/sh", "-c", 'exec "$0" -m s2a_batch "$@" <&-', sys.executable, *argv],
+        env={"PATH": os.defpath, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_bare_cron_environment_changes_nothing(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """What works at the desk must work at 3 in the morning, where locale, terminal and stdin are others."""
+    (folder / "in.jsonl").rename(folder / "über.jsonl")
+    done = bare(folder, "run", "über.jsonl", "-o", "grün", "--model", "m", "--base-url", upstream({}).base_url)
+    assert done.returncode == 0, done.stderr.decode()
+    results = read_lines(folder / "grün" / "results.jsonl")
+    assert sorted(line["input"]["prompt"] for line in results) == [TEXT.replace("{n}", str(n)) for n in range(4)]
+    assert all(TEXT[-20:] in line["stages"]["rewrite"]["messages"][-1]["content"] for line in results)
+    assert done.stdout == b""
+    assert not {b"\x1b", b"\r"} & {bytes([byte]) for byte in done.stderr}
+    assert len(done.stderr.splitlines()) <= 6
+    assert "files in grün" in done.stderr.decode()
+    shown = bare(folder, "show", "grün", "2")
+    assert "Zürich, 東京 or 🏔" in shown.stdout.decode()
+    assert bare(folder, "status", "grün").stdout.decode().startswith("grün: not running; 4 answered, 0 failed\n")
+
+
+def test_quiet_says_nothing_when_all_is_well_and_why_when_not(
+    folder: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """Cron mails whatever is printed; a mail each night teaches people to read none."""
+    up = upstream({})
+    done = run(folder, *RUN, "--base-url", up.base_url, "--quiet")
+    assert (done.status, done.out, done.err) == (0, "", "")
+    again = run(folder, *RUN, "--base-url", up.base_url, "-q")
+    assert (again.status, again.out, again.err) == (0, "", "")
+    with (folder / "in.jsonl").open("a") as file:
+        file.write("{\n")
+    done = run(folder, *RUN, "--base-url", up.base_url, "-q")
+    assert (done.status, done.out) == (1, "")
+    assert "1 failed (1 bad_json)" in done.err
+    refuse: Reply = {"status": 401, "error": {"message": "no"}}
+    up = upstream({"rules": [{"replies": [refuse]}]})
+    done = run(folder, *RUN, "--base-url", up.base_url, "-q", "--fresh")
+    assert (done.status, done.out) == (3, "")
+    assert "check the key" in done.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["run"], "Missing argument"),
+        (["run", "--no-such-option"], "No such option"),
+        (["rum"], "No such command"),
+        (["run", "missing.jsonl", "-o", "out", "--base-url", "http://127.0.0.1:9", "--model", "m"], "No such file"),
+        (["run", "in.jsonl", "--model", "m"], "output"),
+        (["run", "in.jsonl", "-o", "in.jsonl", "--model", "m"], "is a file"),
+        (["run", "in.jsonl", "-o", "in.jsonl/out", "--model", "m", "--base-url", "http://h/v1"], "Not a directory"),
+        (["run", "in.jsonl", "-o", "out", "--model", "m", "--set", "rewrite.presset=x"], "did you mean 'preset'?"),
+        (["run", "in.jsonl", "-o", "out", "--model", "m", "--set", "nonsense"], "expected key=value"),
+        (["run", "in.jsonl", "-o", "out", "--model", "m", "--limit", "0"], "--limit"),
+        (["run", "in.jsonl", "-o", "out", "--model", "gpt", "--base-url", "ftp://x"], "no http(s) address"),
+        (["run", "missing.toml"], "cannot be read"),
+        (["status", "nowhere"], "no run here"),
+        (["show", "nowhere", "1"], "no record '1'"),
+    ],
+    ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_told_with_status_2_and_nothing_written(folder: Path, argv: list[str], says: str) -> None:
+    """A script must be able to tell a wrong call, which never heals, from a bad night, which does."""
+    done = run(folder, *argv, environ={"COLUMNS": "200"})
+    assert done.status == 2
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert done.out == ""
+    assert not list((folder / "out").glob("*.jsonl"))
+
+
+def test_a_missing_key_is_told_before_anything_is_sent(folder: Path) -> None:
+    """Without a key every request would fail; and the message must name the variable, never a value."""
+    done = run(folder, "run", "in.jsonl", "-o", "out", "--model", "gpt-x", "--set", "api_key_env=MY_KEY")
+    assert done.status == 2
+    assert "MY_KEY" in done.err
+
+
+def test_a_second_run_exits_with_4_at_once_and_names_the_first(
+    folder: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """An overlapping cron job must step aside, and its mail must say which process to look for."""
+    up = upstream({"latency_s": 30})
+    with running(folder, *RUN, "--base-url", up.base_url) as program:
+        up.wait_until(lambda stats: stats.requests > 0)
+        done = run(folder, *RUN, "--base-url", up.base_url, within_s=5)
+        assert done.status == 4
+        assert f"process {program.pid} on " in done.err
+        assert up.stats().requests == 4
+        told = run(folder, "status", "out")
+        assert told.out.startswith("out: running; 0 answered, 0 failed")
+        for _ in range(2):
+            program.send(signal.SIGTERM)
+            up.wait_until(lambda _: "second signal" in program.err())
+        assert program.wait(10).status == 143
+
+
+def test_a_dry_run_sends_and_writes_nothing(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """Looking before paying must be free, and must find in seconds what the night would find."""
+    up = upstream({})
+    call = (*RUN, "--base-url", up.base_url, "--dry-run")
+    done = run(folder, *call)
+    assert done.status == 0
+    assert done.out.startswith("4 lines: 4 pending, 0 done; ")
+    assert done.err == ""
+    with (folder / "in.jsonl").open("a") as file:
+        file.write('{"prompt": 1}\n\n{\n')
+    done = run(folder, *call)
+    assert done.status == 1
+    assert done.out.startswith("6 lines: 4 pending, 0 done, 2 bad (1 bad_json, 1 bad_prompt); ")
+    assert [line.partition(":")[0] for line in done.err.splitlines()] == ["line 5", "line 7"]
+    assert not (folder / "out").exists()
+    assert up.stats().requests == 0
+    assert run(folder, *RUN, "--base-url", up.base_url, "--limit", "3").status == 0
+    before = {path: path.read_bytes() for path in (folder / "out").iterdir()}
+    assert run(folder, *call).out.startswith("6 lines: 1 pending, 3 done, 2 bad")
+    assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before
+    assert up.stats().requests == 6
+
+
+def test_data_goes_to_stdout_and_all_else_to_stderr(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """`s2a-batch show .. --json | jq` must get JSON and nothing but."""
+    up = upstream({})
+    done = run(folder, *RUN, "--base-url", up.base_url)
+    assert done.out == ""
+    assert "4 answered" in done.err
+    shown = run(folder, "show", "out", "3", "--json")
+    assert json.loads(shown.out)["id"] == 3
+    assert shown.err == ""
+    told = run(folder, "status", "out")
+    assert "4 answered" in told.out
+    assert told.err == ""
+
+
+def test_a_broken_input_is_reported_and_its_whole_lines_answered(
+    folder: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """A download cut short is found at the end of the night; what could be read must be done by then."""
+    packed = gzip.compress((folder / "in.jsonl").read_bytes() + os.urandom(3000).hex().encode())
+    (folder / "in.jsonl.gz").write_bytes(packed[:-1200])
+    up = upstream({})
+    done = run(folder, "run", "in.jsonl.gz", *RUN[2:], "--base-url", up.base_url)
+    assert done.status == 3
+    assert "cut short" in done.err
+    assert len(read_lines(folder / "out" / "results.jsonl")) == 4

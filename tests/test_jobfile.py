@@ -1,0 +1,220 @@
+"""Job files and options: every fault is named with its place and its near miss, and secrets stay in the environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s2a_batch import jobfile
+from s2a_batch.errors import JobError
+from s2a_batch.job import OPENAI_KEY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic import JsonValue
+
+    from s2a_batch.job import Job
+
+HERE = "http://127.0.0.1:1/v1"
+LEAST = 'input = "in.jsonl"\noutput = "out"\n'
+
+
+def written(folder: Path, text: str) -> Path:
+    """A job file."""
+    path = folder / "job.toml"
+    path.write_text(LEAST + text, encoding="utf-8")
+    return path
+
+
+def fault(folder: Path, text: str) -> str:
+    """What is said about a job file."""
+    path = written(folder, text)
+    with pytest.raises(JobError) as caught:
+        jobfile.load(path)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines), "each fault names its file"
+    return "\n".join(line.removeprefix(f"{path}: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('modelx = "m"', "modelx: no such key; did you mean 'model'?"),
+        ('api_key = "sk-ZZ"', "api_key: no such key; did you mean 'api_key_env'?"),
+        ("[rewrite]\ntemperaturex = 0", "rewrite.temperaturex: no such key; did you mean 'temperature'?"),
+        ('[answer]\nclas = "a:B"', "answer.clas: no such key; did you mean 'class'?"),
+        ("[limits]\nopen_request = 1", "limits.open_request: no such key; did you mean 'open_requests'?"),
+        ("[answer.limits]\ntoken_per_minute = 1", "answer.limits.token_per_minute: no such key; did you mean"),
+        ("[retry]\nattempt = 1", "retry.attempt: no such key; did you mean 'attempts'?"),
+        ('[fields]\npromptx = "x"', "fields.promptx: no such key; did you mean 'prompt'?"),
+        ("[fields]\nzzzzzz = 1", "fields.zzzzzz: no such key; known: prompt, id"),
+        ("[rewrites]\nseed = 1", "rewrites: no such key; did you mean 'rewrite'?"),
+        ('[rewrite]\npreset = "strong"', "rewrite.preset: Input should be 'unbiased', 'relevance' or 'question'"),
+        ('[limits]\nopen_requests = "many"', "limits.open_requests: Input should be a valid integer"),
+        ("[retry]\ndeadline_s = 0", "retry.deadline_s: Input should be greater than 0"),
+        ("rewrite = 5", "rewrite: Input should be a valid dictionary"),
+        ('[answer]\nchoices = ["a"]', "answer: type = 'choice' and choices = [..] go together"),
+        ('[rewrite]\napi_key_env = "sk-ZZ"', "rewrite.api_key_env: this is no name of an environment variable"),
+        ('model = "m', "not TOML: "),
+        ('output = "again"', "not TOML: "),
+    ],
+)
+def test_each_fault_names_the_file_the_key_and_the_way_out(tmp_path: Path, text: str, message: str) -> None:
+    """A typo that is taken in silence runs all night with a default; one without a place takes an hour to find."""
+    said = fault(tmp_path, text)
+    assert message in said
+    assert "ZZ" not in said
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    """Whoever corrects one key must not meet the next one at the next start."""
+    said = fault(tmp_path, "modelx = 1\n[retry]\nattempts = 0\n[answer]\ntypo = 1").splitlines()
+    assert {line.partition(":")[0] for line in said} == {"modelx", "retry.attempts", "answer.typo"}
+
+
+@pytest.mark.parametrize("name", ["input", "output"])
+def test_what_every_job_needs_is_asked_for_by_name(tmp_path: Path, name: str) -> None:
+    """A job without an input says so, in the words of the file."""
+    path = tmp_path / "job.toml"
+    path.write_text("".join(line for line in LEAST.splitlines(keepends=True) if not line.startswith(name)))
+    with pytest.raises(JobError, match=rf"job\.toml: {name}: Field required"):
+        jobfile.load(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A wrong path, a directory, another encoding: one line each, no traceback."""
+    latin = tmp_path / "latin.toml"
+    latin.write_bytes(b'model = "gr\xfcn"')
+    for path, words in ((tmp_path / "no.toml", "cannot be read"), (tmp_path, "cannot be read"), (latin, "not TOML")):
+        with pytest.raises(JobError, match=words) as caught:
+            jobfile.load(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_bom_before_a_job_file_is_ignored(tmp_path: Path) -> None:
+    """Editors on Windows write one, and nobody can see it."""
+    path = written(tmp_path, 'model = "m"')
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert jobfile.load(path).model == "m"
+
+
+def test_relative_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
+    """Cron and systemd run a job from anywhere; it must read and write in the same places."""
+    text = 'model = "m.gguf"\n[rewrite]\nmodel = "sub/r.gguf"\n[answer]\nmodel = "/abs/a.gguf"\nschema_file = "s.json"'
+    made = jobfile.load(written(tmp_path, text))
+    assert (made.input, made.output) == (tmp_path / "in.jsonl", tmp_path / "out")
+    assert (made.model, made.rewrite.model) == (str(tmp_path / "m.gguf"), str(tmp_path / "sub/r.gguf"))
+    assert made.answer.model == "/abs/a.gguf"
+    assert made.answer.schema_file == tmp_path / "s.json"
+    assert jobfile.load(written(tmp_path, 'model = "org/name"')).model == "org/name"
+
+
+def test_the_command_line_wins_and_leaves_the_rest(tmp_path: Path) -> None:
+    """An option for one night changes one value, not the table it stands in."""
+    path = written(tmp_path, 'model = "m"\n[rewrite]\nseed = 1\ntop_p = 0.5\n[limits]\nopen_requests = 3')
+    made = jobfile.load(path, {"model": "n", "rewrite": {"seed": 2}, "output": "here"})
+    assert (made.model, made.rewrite.seed, made.rewrite.top_p, made.limits.open_requests) == ("n", 2, 0.5, 3)
+    assert str(made.output) == "here", "an option's path is relative to where the command runs"
+
+
+@pytest.mark.parametrize(
+    ("text", "table"),
+    [
+        ("model=gpt-large", {"model": "gpt-large"}),
+        ("model=org/name:7b", {"model": "org/name:7b"}),
+        ('model="4"', {"model": "4"}),
+        (" model = spaced out ", {"model": "spaced out"}),
+        ("rewrite.temperature=0.5", {"rewrite": {"temperature": 0.5}}),
+        ("rewrite.examples=true", {"rewrite": {"examples": True}}),
+        ("limits.requests_per_minute = 60", {"limits": {"requests_per_minute": 60}}),
+        ('answer.choices=["a", "b=c"]', {"answer": {"choices": ["a", "b=c"]}}),
+        ("rewrite.extra_body={top_k=1}", {"rewrite": {"extra_body": {"top_k": 1}}}),
+        (
+            'rewrite.instructions=Keep a=b, "quotes" and \\n # too',
+            {"rewrite": {"instructions": 'Keep a=b, "quotes" and \\n # too'}},
+        ),
+        (
+            "rewrite.instructions=Sei nett \U0001f36c zu Jürgen",
+            {"rewrite": {"instructions": "Sei nett \U0001f36c zu Jürgen"}},
+        ),
+        ("rewrite.instructions=One line.\n2 = two", {"rewrite": {"instructions": "One line.\n2 = two"}}),
+        ("rewrite.headers_env.X-Gateway=GATEWAY", {"rewrite": {"headers_env": {"X-Gateway": "GATEWAY"}}}),
+    ],
+)
+def test_any_key_can_be_set_from_the_command_line(text: str, table: dict[str, JsonValue]) -> None:
+    """Shells eat quotes: a bare word is a text, everything else is what TOML takes it for."""
+    assert jobfile.with_setting({}, text) == table
+    assert jobfile.with_setting({"rewrite": {"seed": 1}}, "rewrite.top_p=1.0") == {"rewrite": {"seed": 1, "top_p": 1.0}}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).map(str.strip).filter(bool))
+def test_a_text_from_the_command_line_arrives_as_it_is(value: str) -> None:
+    """Instructions in any language and with any sign must not be cut or refused."""
+    quoted = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    assert jobfile.with_setting({}, f"answer.instructions={quoted}") == {"answer": {"instructions": value}}
+    bare = jobfile.with_setting({}, f"answer.instructions=so {value}")
+    assert bare == {"answer": {"instructions": f"so {value}"}}
+
+
+@pytest.mark.parametrize("text", ["", "model", "=m", " = m", "a b=1", "rewrite.=1", "[rewrite]=1"])
+def test_what_is_no_setting_is_refused_with_an_example(text: str) -> None:
+    """A setting that is ignored in silence changes what is paid for."""
+    with pytest.raises(JobError, match=r"expected key=value, as in rewrite\.temperature=0"):
+        jobfile.with_setting({}, text)
+
+
+def test_a_setting_with_a_wrong_key_is_named_like_any_other() -> None:
+    """The command line gets the same help as a job file."""
+    table = jobfile.with_setting({"input": "a", "output": "b"}, "rewrite.temperaturex=0")
+    with pytest.raises(JobError, match=r"command line: rewrite\.temperaturex: no such key; did you mean 'temperature'"):
+        jobfile.build(table, "command line")
+
+
+def test_secrets_come_from_the_named_variables_and_are_not_shown() -> None:
+    """Whatever prints the job, a traceback included, must not print the key."""
+    stage = {"model": "m", "base_url": HERE, "api_key_env": "MY_KEY", "headers_env": {"X-Gateway": "GATEWAY"}}
+    job = _asking(stage)
+    environ = {"MY_KEY": " keyZZ\n", "GATEWAY": "gateZZ", OPENAI_KEY: "otherZZ"}
+    found = jobfile.secrets_of(job, "answer", environ)
+    assert (found.api_key, found.headers) == ("keyZZ", {"X-Gateway": "gateZZ"})
+    assert "ZZ" not in repr(found) + str(found) + repr(job)
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ({"model": "m"}, OPENAI_KEY),
+        ({"model": "m", "api_key_env": "MY_KEY"}, "MY_KEY"),
+        ({"model": "m", "base_url": HERE, "api_key_env": "MY_KEY"}, "MY_KEY"),
+        ({"model": "m", "base_url": HERE, "headers_env": {"X-Gateway": "GATEWAY"}}, "GATEWAY"),
+    ],
+)
+@pytest.mark.parametrize("environ", [{}, {"MY_KEY": "", OPENAI_KEY: " ", "GATEWAY": ""}])
+def test_a_missing_secret_is_named_before_anything_is_sent(
+    stage: dict[str, JsonValue], words: str, environ: dict[str, str]
+) -> None:
+    """Cron knows none of the variables of a login shell; the message must say which one is missing, and for what."""
+    with pytest.raises(JobError, match=rf"answer.*the environment has no {words}"):
+        jobfile.secrets_of(_asking(stage), "answer", environ)
+
+
+def test_a_server_without_keys_needs_none() -> None:
+    """Local servers ask for no key, and nobody should have to invent one."""
+    assert jobfile.secrets_of(_asking({"model": "m", "base_url": HERE}), "answer", {}).api_key == "none"
+
+
+def test_the_usual_key_does_not_go_to_an_endpoint_that_a_stage_has_to_itself() -> None:
+    """Whoever puts a second server beside OpenAI must not hand it the key of the first without a word."""
+    environ = {OPENAI_KEY: "usualZZ"}
+    assert jobfile.secrets_of(_asking({"model": "m", "base_url": HERE}), "answer", environ).api_key == "none"
+    table: dict[str, JsonValue] = {"input": "a", "output": "b", "model": "m", "base_url": HERE}
+    assert jobfile.secrets_of(jobfile.build(table, "here"), "answer", environ).api_key == "usualZZ"
+
+
+def _asking(stage: dict[str, JsonValue]) -> Job:
+    """A job whose answer stage has its place to itself."""
+    return jobfile.build({"input": "a", "output": "b", "answer": stage}, "here")

@@ -1,0 +1,358 @@
+"""The limiter in virtual time: hours of traffic in milliseconds, and exact times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2a_batch.errors import Drained
+from tests.fakes import a_limiter, in_virtual_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from s2a_batch.limits import Lane, Limiter
+
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+SECONDS = st.floats(0.0, 30.0)
+
+
+@dataclass
+class Watch:
+    """What a limiter let through, and the most that was ever open."""
+
+    limiter: Limiter
+    started: list[tuple[float, str, float]] = field(default_factory=list)
+    most: int = 0
+    drained: int = 0
+
+    async def request(self, lane: Lane, name: str, tokens: float = 0, seconds: float = 1, arrive: float = 0) -> None:
+        """Arrive after a while, take a slot, hold it, say it went well."""
+        await anyio.sleep(arrive)
+        try:
+            async with self.limiter.slot(lane, tokens) as slot:
+                self.started.append((anyio.current_time(), name, tokens))
+                self.most = max(self.most, self.limiter.open)
+                await anyio.sleep(seconds)
+                slot.succeeded(0)
+        except Drained:
+            self.drained += 1
+
+    def times(self) -> list[float]:
+        """When each started."""
+        return [at for at, _, _ in self.started]
+
+
+def most_in_a_minute(started: Sequence[tuple[float, str, float]]) -> float:
+    """The largest sum of tokens that started within any 60 seconds."""
+    starts = [at for at, _, _ in started]
+    return max(sum(tokens for at, _, tokens in started if first <= at < first + 60) for first in starts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cap=st.integers(1, 12),
+    lane_caps=st.tuples(st.none() | st.integers(1, 5), st.none() | st.integers(1, 5)),
+    requests=st.lists(st.tuples(st.integers(0, 1), SECONDS, SECONDS), min_size=1, max_size=40),
+)
+def test_never_more_are_open_than_the_caps(
+    cap: int, lane_caps: tuple[int | None, int | None], requests: list[tuple[int, float, float]]
+) -> None:
+    """One request too many is a 429 for everyone, or a crash of a small server; none too few may wait for ever."""
+
+    async def main() -> None:
+        limiter = a_limiter(cap)
+        lanes = [limiter.lane(own) for own in lane_caps]
+        most = [0, 0]
+        done = 0
+
+        async def one(lane: int, arrive: float, seconds: float) -> None:
+            nonlocal done
+            await anyio.sleep(arrive)
+            async with limiter.slot(lanes[lane], 10) as slot:
+                assert limiter.open <= cap
+                most[lane] = max(most[lane], lanes[lane].open)
+                await anyio.sleep(seconds)
+                slot.succeeded(10)
+            done += 1
+
+        async with anyio.create_task_group() as tasks:
+            for request in requests:
+                tasks.start_soon(one, *request)
+        assert done == len(requests)
+        assert (limiter.open, lanes[0].open, lanes[1].open) == (0, 0, 0)
+        assert all(own is None or seen <= own for own, seen in zip(lane_caps, most, strict=True))
+
+    in_virtual_time(main)
+
+
+async def test_a_start_is_slow_and_grows_with_success() -> None:
+    """A wrong key must cost a handful of requests, not as many as may be open."""
+    limiter = a_limiter(64)
+    watch = Watch(limiter)
+    lane = limiter.lane(None)
+    async with anyio.create_task_group() as tasks:
+        for n in range(200):
+            tasks.start_soon(watch.request, lane, str(n))
+        await anyio.sleep(0.5)
+        assert limiter.open == 4
+        await anyio.sleep(1)
+        assert limiter.open == 8
+    assert watch.most == 64
+
+
+async def test_answers_go_before_rewrites() -> None:
+    """What is started gets finished: else all rewrites are paid before the first answer, and a stop wastes them."""
+    limiter = a_limiter(1)
+    watch = Watch(limiter)
+    answer, rewrite = limiter.lane(None), limiter.lane(None)
+    async with anyio.create_task_group() as tasks:
+        for n in range(3):
+            tasks.start_soon(watch.request, rewrite, f"rewrite {n}", 0, 1, n / 100)
+        await anyio.sleep(0.5)
+        for n in range(2):
+            tasks.start_soon(watch.request, answer, f"answer {n}", 0, 1, n / 100)
+    assert [name for _, name, _ in watch.started] == ["rewrite 0", "answer 0", "answer 1", "rewrite 1", "rewrite 2"]
+
+
+async def test_a_full_lane_lets_the_other_pass() -> None:
+    """Answers at their own cap must not hold back rewrites that have room."""
+    limiter = a_limiter(3)
+    watch = Watch(limiter)
+    answer, rewrite = limiter.lane(1), limiter.lane(None)
+    async with anyio.create_task_group() as tasks:
+        for n in range(3):
+            tasks.start_soon(watch.request, answer, f"answer {n}", 0, 10, n / 100)
+        for n in range(2):
+            tasks.start_soon(watch.request, rewrite, f"rewrite {n}", 0, 1, n / 100)
+        await anyio.sleep(0.5)
+        assert {name for _, name, _ in watch.started} == {"answer 0", "rewrite 0", "rewrite 1"}
+
+
+@settings(max_examples=40, deadline=None)
+@given(per_minute=st.floats(1, 600), arrivals=st.lists(SECONDS, min_size=2, max_size=60), seconds=SECONDS)
+def test_no_minute_sees_more_requests_than_the_limit(per_minute: float, arrivals: list[float], seconds: float) -> None:
+    """The server counts over any minute, not over ours; and a smooth pace never bursts."""
+
+    async def main() -> None:
+        limiter = a_limiter(50, requests_per_minute=per_minute)
+        watch = Watch(limiter)
+        lane = limiter.lane(None)
+        async with anyio.create_task_group() as tasks:
+            for n, arrive in enumerate(arrivals):
+                tasks.start_soon(watch.request, lane, str(n), 0, seconds, arrive)
+        times = watch.times()
+        assert len(times) == len(arrivals)
+        assert all(later - earlier >= 60 / per_minute - 1e-6 for earlier, later in pairwise(times))
+
+    in_virtual_time(main)
+
+
+@settings(max_examples=40, deadline=None)
+@given(per_minute=st.floats(50, 5000), sizes=st.lists(st.floats(1, 800), min_size=2, max_size=40))
+def test_no_minute_sees_more_tokens_than_the_limit_and_one_request(per_minute: float, sizes: list[float]) -> None:
+    """Tokens are let through as they drain; the last request of a minute may reach beyond its end."""
+
+    async def main() -> None:
+        limiter = a_limiter(50, tokens_per_minute=per_minute)
+        watch = Watch(limiter)
+        lane = limiter.lane(None)
+        async with anyio.create_task_group() as tasks:
+            for n, size in enumerate(sizes):
+                tasks.start_soon(watch.request, lane, str(n), size)
+        assert len(watch.started) == len(sizes)
+        assert most_in_a_minute(watch.started) <= per_minute + max(sizes) + 1e-6
+
+    in_virtual_time(main)
+
+
+async def test_a_pace_is_kept_and_not_undercut() -> None:
+    """A limit of 60 a minute that lets 30 through costs half the night."""
+    limiter = a_limiter(10, requests_per_minute=60)
+    watch = Watch(limiter)
+    lane = limiter.lane(None)
+    async with anyio.create_task_group() as tasks:
+        for n in range(31):
+            tasks.start_soon(watch.request, lane, str(n))
+    assert watch.times() == pytest.approx([float(n) for n in range(31)])
+
+
+async def test_a_request_larger_than_the_budget_goes_alone() -> None:
+    """It can never fit a minute: held back it would wait for ever, and all behind it too."""
+    limiter = a_limiter(tokens_per_minute=100)
+    watch = Watch(limiter)
+    lane = limiter.lane(None)
+    async with anyio.create_task_group() as tasks:
+        for n, tokens in enumerate((10, 1000, 10)):
+            tasks.start_soon(watch.request, lane, str(tokens), tokens, 1, n / 100)
+    assert watch.times() == pytest.approx([0, 6, 606])
+
+
+@pytest.mark.parametrize(("used", "next_at"), [(200, 120.0), (50, 30.0), (0, 60.0)])
+async def test_real_usage_corrects_the_estimate(used: int, next_at: float) -> None:
+    """Replies are longer or shorter than guessed; without a correction the limit is broken, or half of it wasted."""
+    limiter = a_limiter(tokens_per_minute=100)
+    watch = Watch(limiter)
+    lane = limiter.lane(None)
+    async with limiter.slot(lane, 100) as slot:
+        await anyio.sleep(1)
+        slot.succeeded(used)
+    await watch.request(lane, "next", 10)
+    assert watch.times() == pytest.approx([next_at])
+
+
+@settings(max_examples=60, deadline=None)
+@given(after=st.none() | st.floats(0.5, 500), refused=st.integers(1, 20), lag=st.floats(0, 0.4))
+def test_one_episode_of_rate_limits_pauses_everyone_once(after: float | None, refused: int, lag: float) -> None:
+    """Twenty open requests refused at once are one offence: the wait is taken once, in full, by all, and no longer."""
+
+    async def main() -> None:
+        limiter = a_limiter(32)
+        lane = limiter.lane(None)
+        began, told = [], []
+
+        async def one(n: int) -> None:
+            async with limiter.slot(lane, 1) as slot:
+                await anyio.sleep(1 + n * lag / refused)
+                told.append((anyio.current_time(), slot.rate_limited(after)))
+            async with limiter.slot(lane, 1):
+                began.append(anyio.current_time())
+
+        limiter.note_success(0)
+        for _ in range(32):
+            limiter.note_success(0)
+        async with anyio.create_task_group() as tasks:
+            for n in range(refused):
+                tasks.start_soon(one, n)
+        named = 1.0 if after is None else after
+        assert len(began) == refused
+        assert min(began) >= max(at + named for at, _ in told) - 1e-9
+        assert max(began) <= max(at for at, _ in told) + named * 1.1 + 1e-9
+        assert all(named <= wait_s <= named * 1.1 + 1e-9 for _, wait_s in told)
+
+    in_virtual_time(main)
+
+
+async def test_a_shorter_wait_does_not_cut_a_longer_one() -> None:
+    """Of two waits that a server names, the longer one binds; also when the shorter one comes last."""
+    limiter = a_limiter()
+    lane = limiter.lane(None)
+    async with limiter.slot(lane, 1) as first, limiter.slot(lane, 1) as second:
+        await anyio.sleep(1)
+        first.rate_limited(100)
+        second.rate_limited(5)
+    async with limiter.slot(lane, 1) as slot:
+        assert slot.started >= 101
+
+
+async def test_guessed_pauses_double_from_one_episode_to_the_next() -> None:
+    """A server that names no wait must be asked less and less, not every second of the night."""
+    limiter = a_limiter()
+    lane = limiter.lane(None)
+    waits = []
+    for _ in range(9):
+        async with limiter.slot(lane, 1) as slot:
+            await anyio.sleep(0.1)
+            waits.append(slot.rate_limited(None))
+    for wait_s, guess in zip(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
+        assert guess <= wait_s <= guess * 1.1
+    async with limiter.slot(lane, 1) as slot:
+        slot.succeeded(1)
+    async with limiter.slot(lane, 1) as slot:
+        assert slot.rate_limited(None) <= 1.1
+
+
+async def test_after_a_pause_the_start_is_slow_again() -> None:
+    """All waiters at once would be refused at once."""
+    limiter = a_limiter(64)
+    watch = Watch(limiter)
+    lane = limiter.lane(None)
+    for _ in range(64):
+        limiter.note_success(0)
+    limiter.pause(10, since=anyio.current_time())
+    async with anyio.create_task_group() as tasks:
+        for n in range(100):
+            tasks.start_soon(watch.request, lane, str(n), 0, 5)
+        await anyio.sleep(11.5)
+        assert limiter.open == 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(cancelled=st.lists(st.booleans(), min_size=1, max_size=20), at=st.floats(0.1, 20))
+def test_a_cancelled_waiter_leaves_no_trace(cancelled: list[bool], at: float) -> None:
+    """A slot or budget taken by one who is gone would be lost for the rest of the run."""
+
+    async def main() -> None:
+        limiter = a_limiter(2, requests_per_minute=30, tokens_per_minute=600)
+        watch = Watch(limiter)
+        lane, other = limiter.lane(None), limiter.lane(1)
+
+        async def leave(scope: anyio.CancelScope, n: int) -> None:
+            with scope:
+                await watch.request(other if n % 2 else lane, "gone", 20, 3)
+
+        async with anyio.create_task_group() as tasks:
+            for n, gone in enumerate(cancelled):
+                scope = anyio.CancelScope(deadline=at if gone else float("inf"))
+                tasks.start_soon(leave, scope, n)
+        assert (limiter.open, lane.open, other.open) == (0, 0, 0)
+        assert not lane.waiting
+        assert not other.waiting
+        # Only what really started was taken from the budget: the next waits for no more than that.
+        paced = [started for started, _, _ in watch.started]
+        before = anyio.current_time()
+        await watch.request(lane, "next", 1)
+        assert watch.times()[-1] <= max(before, (paced[-1] if paced else 0) + 2.0) + 1e-6
+
+    in_virtual_time(main)
+
+
+async def test_a_drain_wakes_all_who_wait_and_lets_the_open_finish() -> None:
+    """A signal must not wait for a pause of ten minutes; and an open request is paid for, so it is awaited."""
+    drain = anyio.Event()
+    limiter = a_limiter(2, drain=drain)
+    watch = Watch(limiter)
+    lanes = limiter.lane(None), limiter.lane(None)
+    async with anyio.create_task_group() as tasks:
+        for n in range(10):
+            tasks.start_soon(watch.request, lanes[n % 2], str(n), 0, 30)
+        await anyio.sleep(1)
+        limiter.pause(600, since=anyio.current_time())
+        drain.set()
+        limiter.wake_all()
+        await anyio.sleep(0.001)
+        assert (watch.drained, limiter.open) == (8, 2)
+    assert anyio.current_time() == pytest.approx(30)
+    with pytest.raises(Drained):
+        async with limiter.slot(lanes[0], 1):
+            raise AssertionError
+    assert limiter.open == 0
+
+
+async def test_a_request_that_fails_gives_its_slot_back() -> None:
+    """One lost slot for each error, and after sixteen of them the run stands still."""
+    limiter = a_limiter(1)
+    lane = limiter.lane(None)
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError):
+            async with limiter.slot(lane, 1):
+                raise ZeroDivisionError
+    assert (limiter.open, lane.open) == (0, 0)
+
+
+async def test_a_slot_says_how_long_it_was_waited_for() -> None:
+    """The audit tells waiting from answering; without it nobody knows what to tune."""
+    limiter = a_limiter(requests_per_minute=6)
+    lane = limiter.lane(None)
+    waited = []
+    for _ in range(3):
+        async with limiter.slot(lane, 1) as slot:
+            waited.append(slot.waited_s)
+            await anyio.sleep(4)
+    assert waited == pytest.approx([0, 6, 6])

@@ -1,0 +1,120 @@
+"""The counts of a run: every number counted once, where it happened, and the sum is the input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s2a_batch.errors import FailureKind
+from s2a_batch.records import Attempt, Fault, Outcome, RecordFault, Status, Usage
+from s2a_batch.report import StageTally, Tally
+from tests.fakes import a_record
+
+if TYPE_CHECKING:
+    from s2a_batch.records import Summary
+
+KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
+COUNT = st.none() | st.integers(0, 10_000)
+USAGES = st.builds(Usage, input_tokens=COUNT, cached_tokens=COUNT, output_tokens=COUNT, reasoning_tokens=COUNT)
+
+
+def attempt(n: int = 1, *, usage: Usage | None = None, kind: FailureKind | None = None, reask: bool = False) -> Attempt:
+    fault = None if kind is None else Fault(kind=kind, message="m")
+    return Attempt(n=n, started="", seconds=1.5, waited_s=0, usage=usage, error=fault, reask=reask)
+
+
+def outcome(kind: FailureKind | None) -> Outcome:
+    fault = None if kind is None else RecordFault(kind=kind, message="m", stage="answer", line=1)
+    return Outcome(
+        status="answered" if kind is None else "failed", error=fault, fingerprint="f", started_at="", seconds=1
+    )
+
+
+def summary(tally: Tally) -> Summary:
+    return tally.summary(seconds=2.0, stopped=None, superseded=0, read_all=True)
+
+
+READ: st.SearchStrategy[list[Status | None]] = st.lists(st.sampled_from([None, "answered", "failed", "rewritten"]))
+
+
+@given(read=READ, ended=st.lists(st.sampled_from(["pending", "answered", "rewritten", *KINDS]), max_size=20))
+def test_the_lines_add_up(read: list[Status | None], ended: list[str]) -> None:
+    """Lines = answered + rewritten + failed + skipped + pending, or a record was lost and nobody sees it."""
+    tally = Tally()
+    for done_as in [*read, *[None] * len(ended)]:
+        tally.read(a_record(), done_as)
+    for end in ended:
+        if end != "pending":
+            tally.note(
+                None if end == "rewritten" else outcome(None if end == "answered" else KINDS[KINDS.index(end)])
+            )
+    found = summary(tally)
+    assert found.lines == len(read) + len(ended)
+    assert found.lines == found.answered + found.rewritten + found.failed + found.skipped + found.pending
+    assert found.failed == sum(found.kinds.values())
+    assert found.failed_before == read.count("failed")
+    assert found.pending == read.count(None) + ended.count("pending")
+
+
+@given(st.lists(USAGES, max_size=20))
+def test_token_sums_are_lower_bounds_when_some_are_unknown(usages: list[Usage]) -> None:
+    """Unknown is not zero: the sum holds all that is known, and how many replies were not counted."""
+    tally = StageTally()
+    for usage in usages:
+        tally.add(attempt(usage=usage))
+    for name in Usage.model_fields:
+        known = [value for usage in usages if (value := getattr(usage, name)) is not None]
+        assert getattr(tally.usage, name) == (sum(known) if known else None)
+    assert tally.unknown_usage == sum(u.input_tokens is None or u.output_tokens is None for u in usages)
+
+
+@given(USAGES, USAGES, USAGES)
+def test_usage_sums_do_not_depend_on_order(a: Usage, b: Usage, c: Usage) -> None:
+    """Replies come in any order; a bill must not."""
+    assert a + b == b + a
+    assert (a + b) + c == a + (b + c)
+    assert a + Usage() == a
+
+
+def test_attempts_are_counted_by_what_they_were() -> None:
+    """Retries, rate limits and re-asks have different remedies; each request is one request."""
+    tally = StageTally()
+    tally.add(attempt(1, kind="rate_limited"))
+    tally.add(attempt(2, kind="invalid_reply", usage=Usage(input_tokens=5, output_tokens=6)))
+    tally.add(attempt(3, reask=True, usage=Usage(input_tokens=7, output_tokens=8)))
+    tally.add(attempt(1, kind="timeout"))
+    found = tally.summary()
+    assert (found.requests, found.retries, found.rate_limited, found.reasks) == (4, 2, 1, 1)
+    assert found.usage == Usage(input_tokens=12, output_tokens=14)
+    assert found.unknown_usage == 0
+    assert found.seconds == pytest.approx(6.0)
+
+
+def test_both_stages_are_summed() -> None:
+    """A budget holds over the whole run."""
+    tally = Tally()
+    tally.stage("rewrite").add(attempt(usage=Usage(input_tokens=1, output_tokens=2)))
+    tally.stage("answer").add(attempt(usage=Usage(input_tokens=3)))
+    tally.stage("answer").add(attempt(kind="connection"))
+    assert (tally.requests, tally.tokens) == (3, 6)
+    assert (summary(tally).rewrite.requests, summary(tally).answer.requests) == (1, 2)
+
+
+def test_what_is_left_is_reckoned_from_the_bytes() -> None:
+    """The display must not need to count the lines of a file of 100 GB first."""
+    tally = Tally()
+    assert tally.left() is None
+    record = a_record()
+    size = len(record.input_json) + 1
+    for _ in range(10):
+        tally.read(record, None)
+    assert tally.left() is None
+    tally.total_bytes = 100 * size
+    assert tally.left() == 100
+    tally.note(outcome(None))
+    assert tally.left() == 99
+    tally.total_bytes = size
+    assert tally.left() == 9
