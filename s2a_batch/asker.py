@@ -36,7 +36,8 @@ _MODES: Final[dict[str, instructor.Mode]] = {
 }
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _THINKING: Final = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_FENCE: Final = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
+_FENCE_OPENS: Final = re.compile(r"```(?:json)?\s*(?=\{)")
+_FENCE_CLOSES: Final = re.compile(r"\}\s*```")
 
 
 class Asker:
@@ -146,14 +147,21 @@ def _bound(schema: JsonValue, max_chars: int) -> None:
 def _json_text(text: str) -> str:
     """The JSON in a reply: without thinking and code fences, and without halves of surrogate pairs."""
     text = _THINKING.sub("", text)
-    if not text.lstrip().startswith("{") and (fenced := _FENCE.search(text)):
-        text = fenced[1]
+    if not text.lstrip().startswith("{"):
+        text = _fenced(text)
     if "\\ud" in text.lower():
         try:
             text = json.dumps(json.loads(text), ensure_ascii=False)
         except (ValueError, RecursionError):
             return text
     return _SURROGATES.sub("\ufffd", text)
+
+
+def _fenced(text: str) -> str:
+    """What stands between the first opening and the last closing fence; two searches, for one is quadratic."""
+    opens = _FENCE_OPENS.search(text)
+    closes = list(_FENCE_CLOSES.finditer(text, opens.end())) if opens is not None else []
+    return text[opens.end() : closes[-1].start() + 1] if opens is not None and closes else text
 
 
 def _reason(error: Exception) -> str:

@@ -161,7 +161,8 @@ class Endpoint:
         extra = found.model_extra or {}
         if not found.choices and extra.get("error"):
             error = json.loads(self._scrub(json.dumps(extra["error"])))
-            raise faults.from_error_body(error, now=datetime.now(UTC), model=str(request.get("model")), url=self._url)
+            now = datetime.now(UTC)
+            raise faults.from_error_body(error, headers, now=now, model=str(request.get("model")), url=self._url)
         try:
             return self._usable(found, headers, status, request_id)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):

@@ -97,7 +97,7 @@ def from_status(  # noqa: PLR0911, PLR0913  one request's whole story, told once
     return RequestRefused("bad_request", said, status=status, request_id=request_id)
 
 
-def from_error_body(error: object, *, now: datetime, model: str, url: str) -> S2AError:
+def from_error_body(error: object, headers: Mapping[str, str], *, now: datetime, model: str, url: str) -> S2AError:
     """The error of a 200 that carries an error object, as routers send it.
 
     Judged by the status that it names as its code; without one it is transient, unless it speaks of quota.
@@ -105,11 +105,12 @@ def from_error_body(error: object, *, now: datetime, model: str, url: str) -> S2
     code = str(error.get("code")) if isinstance(error, dict) else ""
     body = json.dumps({"error": error})
     if code.isdecimal() and int(code[:4]) in _ERROR_STATUS:
-        return from_status(int(code[:4]), {}, body, now=now, model=model, url=url)
+        return from_status(int(code[:4]), headers, body, now=now, model=model, url=url)
     message, _ = _error_of(body)
     if _QUOTA.search(body):
-        return from_status(429, {}, body, now=now, model=model, url=url)
-    return TransientError("not_an_answer", f"HTTP 200 with an error in place of an answer: {message}", status=200)
+        return from_status(429, headers, body, now=now, model=model, url=url)
+    said = f"HTTP 200 with an error in place of an answer: {message}"
+    return TransientError("not_an_answer", said, status=200, request_id=headers.get("x-request-id"))
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:

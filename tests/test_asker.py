@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any, get_args
 
 import anyio
@@ -210,6 +211,16 @@ async def test_json_nested_without_end_is_the_models_fault(mode: Mode, text: str
         await asked.ask(mode)
     assert caught.value.kind == "invalid_reply"
     assert len(asked.invalid) == len(asked.client.requests)
+
+
+@pytest.mark.parametrize("loop", ["x```json\n{", "}\n``` ", "<think>", "```", "{}"])
+async def test_a_reply_of_one_loop_is_judged_at_once(loop: str) -> None:
+    """A tiny model repeats itself up to the token limit; a search that is quadratic in it stalls all other records."""
+    asked = Asked([{"content": loop * (300_000 // len(loop))}])
+    began = time.perf_counter()
+    with pytest.raises(RecordError):
+        await asked.ask("json_schema", reasks=0)
+    assert time.perf_counter() - began < 1
 
 
 @pytest.mark.parametrize("reasks", [0, 1, 3])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.server import Plan, Upstream
 
 pytestmark = pytest.mark.anyio
+SLASH = "http://127.0.0.1:9/v1/"  # as the usual one of the tests, but for its end
 KEYS = {"KEY_A": "sk-aaaaaaaa", "KEY_B": "sk-bbbbbbbb", "OPENAI_API_KEY": "sk-openai"}
 
 
@@ -50,7 +51,7 @@ async def limiters_of(**table: object) -> int:
         ({}, 1),
         ({"answer": {"temperature": 0.5}}, 1),
         ({"answer": {"model": "m1"}}, 1),
-        ({"base_url": "http://127.0.0.1:9/v1/", "answer": {"base_url": "http://127.0.0.1:9/v1", "model": "m1"}}, 1),
+        ({"api_key_env": "KEY_A", "answer": {"base_url": SLASH, "model": "m1", "api_key_env": "KEY_A"}}, 1),
         ({"answer": {"model": "m2"}}, 2),
         ({"answer": {"base_url": "http://127.0.0.1:8/v1"}}, 2),
         ({"api_key_env": "KEY_A", "answer": {"api_key_env": "KEY_B"}}, 2),

@@ -239,19 +239,30 @@ def test_the_request_id_goes_with_the_error() -> None:
 )
 def test_an_error_in_a_200_is_judged_by_what_it_says(error: object, kind: type[S2AError]) -> None:
     """Routers hide the real status in the body of a 200; a wrong key there must stop the run too."""
-    found = faults.from_error_body(error, now=NOW, model="m-1", url="http://host/v1")
+    found = faults.from_error_body(error, {}, now=NOW, model="m-1", url="http://host/v1")
     assert type(found) is kind
 
 
 def test_an_error_in_a_200_keeps_the_upstreams_words() -> None:
     """Without them nobody can tell what failed behind the router."""
-    found = faults.from_error_body({"message": "engine 3 is on fire"}, now=NOW, model="m", url="u")
+    found = faults.from_error_body({"message": "engine 3 is on fire"}, {}, now=NOW, model="m", url="u")
     assert "engine 3 is on fire" in str(found)
+
+
+def test_an_error_in_a_200_keeps_the_wait_and_the_request_id() -> None:
+    """A rate limit stays one behind a router: asked again before its wait is over, it only grows."""
+    headers = {"retry-after": "30", "x-request-id": "req-9"}
+    found = faults.from_error_body({"message": "slow down", "code": 429}, headers, now=NOW, model="m", url="u")
+    assert isinstance(found, RateLimitedError)
+    assert (found.retry_after_s, found.request_id) == (30.0, "req-9")
+    other = faults.from_error_body("busy", headers, now=NOW, model="m", url="u")
+    assert isinstance(other, TransientError)
+    assert other.request_id == "req-9"
 
 
 @given(JSON_VALUES)
 def test_an_error_object_of_any_shape_is_judged(error: object) -> None:
     """Nobody promises that shape."""
-    found = faults.from_error_body(error, now=NOW, model="m", url="u")
+    found = faults.from_error_body(error, {}, now=NOW, model="m", url="u")
     assert isinstance(found, (AttemptError, StopRun))
     str(found).encode()

@@ -308,7 +308,8 @@ async def test_many_records_at_once_keep_their_replies_apart() -> None:
 async def test_rate_limits_are_not_the_records_fault() -> None:
     """However often the server asks to wait, the record keeps all its attempts: a busy night must not lose it."""
     busy = RateLimitedError("HTTP 429", retry_after_s=1)
-    way = Way(FakeClient([busy] * 20 + [TransientError("timeout", "slow")] * 5 + [{}] + [busy] * 20 + [{}]))
+    script: list[Scripted] = [*[busy] * 20, *[TransientError("timeout", "slow")] * 5, {}, *[busy] * 20, {}]
+    way = Way(FakeClient(script))
     assert (await way.go()).status == "answered"
 
 

@@ -48,9 +48,7 @@ def test_the_lines_add_up(read: list[Status | None], ended: list[str]) -> None:
         tally.read(a_record(), done_as)
     for end in ended:
         if end != "pending":
-            tally.note(
-                None if end == "rewritten" else outcome(None if end == "answered" else KINDS[KINDS.index(end)])
-            )
+            tally.note(None if end == "rewritten" else outcome(None if end == "answered" else KINDS[KINDS.index(end)]))
     found = summary(tally)
     assert found.lines == len(read) + len(ended)
     assert found.lines == found.answered + found.rewritten + found.failed + found.skipped + found.pending

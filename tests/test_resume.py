@@ -192,7 +192,8 @@ def test_what_cannot_change_an_answer_may_change(work: Work) -> None:
     other = work.up.base_url.replace("127.0.0.1", "localhost")
     job = (
         f'input = "in.jsonl"\noutput = "out"\nmodel = "m"\nbase_url = "{other}"\napi_key_env = "OTHER_KEY"\n'
-        'fsync_s = 0\nmessages = "hash"\n[limits]\nopen_requests = 2\nrequests_per_minute = 6000\n[retry]\nattempts = 3\n'
+        'fsync_s = 0\nmessages = "hash"\n[limits]\nopen_requests = 2\nrequests_per_minute = 6000\n'
+        "[retry]\nattempts = 3\n"
     )
     (work.folder / "job.toml").write_text(job)
     before = work.up.stats().requests

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import anyio
@@ -193,7 +192,7 @@ async def test_the_estimate_follows_what_replies_took() -> None:
     async with anyio.create_task_group() as tasks:  # the second starts before the first could be corrected
         tasks.start_soon(run, stage)
         tasks.start_soon(run, stage)
-    estimate = len(json.dumps(MESSAGES)) / 3.5 + (1000 + 2000) / 2
+    estimate = len(MESSAGES[0]["content"]) / 3.5 + (1000 + 2000) / 2
     assert client.started[-1] - client.started[-2] == pytest.approx(estimate)
 
 

@@ -119,6 +119,8 @@ def test_a_signal_ends_every_kind_of_wait(folder: Path, upstream: Callable[[Plan
     slow = ("--set", "retry.backoff_s=60", "--set", "retry.attempts=50")
     with running(folder, *RUN, "--base-url", up.base_url, *slow) as program:
         up.wait_until(lambda stats: stats.by_status.get(str(reply["status"]), 0) >= 2)
+        program.process.join(0.4)
+        assert program.process.exitcode is None, "it has taken the replies in, and waits"
         program.send(signal.SIGTERM)
         done = ended_within(program, 5)
     assert done.status == 143
