@@ -17,7 +17,7 @@ from instructor.core.hooks import HookName, Hooks
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from s2a_batch.client import strict_schema
-from s2a_batch.errors import RecordError
+from s2a_batch.errors import RecordError, UnusableReply
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -77,7 +77,7 @@ class Asker:
             S2AError: Whatever `send` raises, as it is.
         """
         if self._model is None:
-            return (await send({"messages": [dict(message) for message in messages]})).text
+            return _spoken((await send({"messages": [dict(message) for message in messages]})).text)
         reasons: list[Exception] = []
 
         def note(error: Exception, **_: object) -> None:
@@ -115,6 +115,14 @@ class Asker:
         if message.content is not None and not message.tool_calls:
             message.content = _json_text(message.content)
         return reply.completion
+
+
+def _spoken(text: str) -> str:
+    """A plain reply without the thinking in front of it; with nothing behind the thinking it is no answer."""
+    found = _THINKING.sub("", text, count=1)
+    if not found.strip():
+        raise UnusableReply("only_reasoning", "the reply holds reasoning and no answer; raise max_tokens", reply=text)
+    return text if found == text else found.lstrip()
 
 
 def _shape(model: type[BaseModel], mode: instructor.Mode, *, strict: bool, max_chars: int | None) -> Request:

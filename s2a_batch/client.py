@@ -22,7 +22,7 @@ from pydantic import JsonValue
 
 from s2a_batch import faults
 from s2a_batch.errors import RequestRefused, TransientError, UnusableReply
-from s2a_batch.job import masked_url
+from s2a_batch.job import OPENAI_URL, masked_url
 from s2a_batch.records import Usage
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class Endpoint:
             timeout=openai.Timeout(deadline_s, connect=min(_CONNECT_S, deadline_s)),
             http_client=_transport(base_url, connections),
         )
+        if not base_url.startswith(OPENAI_URL):  # the environment may name them, for OpenAI alone
+            self._openai.organization = self._openai.project = None
 
     async def __aenter__(self) -> Self:
         create = self._openai.chat.completions.with_raw_response.create

@@ -99,6 +99,7 @@ class StageAudit(Wire):
     usage: Usage
     finish_reason: str | None = None
     attempts: tuple[Attempt, ...]
+    raw: str | None = Field(default=None, description="An answer's reply before it was parsed, as `rewrite.raw`.")
 
 
 class Rewrite(Wire):

@@ -142,6 +142,7 @@ class Stage:
             usage=usage,
             finish_reason=trail.attempts[-1].finish_reason,
             attempts=tuple(trail.attempts),
+            raw=trail.text or None if self.name == "answer" else None,
         )
 
     async def _attempt(self, request: Request, trail: Trail, *, reask: bool) -> Reply:

@@ -334,3 +334,22 @@ async def test_a_number_is_a_number_however_it_is_spelled(text: str) -> None:
     """Small models write numbers as text; strict reading would pay a re-ask for each."""
     asked = Asked([{"content": text}])
     assert await asked.ask("json_schema", model=IntAnswer, reasks=0) == {"answer": 25}
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("<think>\nThree and two.\n</think>\n\n  Five.", "Five."),
+        ("  Five, <think>no</think> six.", "  Five, <think>no</think> six."),
+    ],
+)
+async def test_thinking_in_front_of_a_plain_answer_is_no_part_of_it(reply: str, answer: str) -> None:
+    """An answer file full of monologues is of no use; what does not stand in front is the answer's own text."""
+    assert await Asked([{"content": reply}]).ask("json_schema", model=None) == answer
+
+
+async def test_thinking_alone_is_no_answer() -> None:
+    """The model used up its tokens on thinking: the remedy is more tokens, not a blank answer."""
+    with pytest.raises(UnusableReply, match="raise max_tokens") as caught:
+        await Asked([{"content": "<think>Three and two.</think> "}]).ask("json_schema", model=None)
+    assert (caught.value.kind, caught.value.reply) == ("only_reasoning", "<think>Three and two.</think> ")
