@@ -10,8 +10,9 @@ import functools
 import io
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from s2a_batch.display import Screen
     from s2a_batch.job import Job
+
+_BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
 
 app = typer.Typer(
     name="s2a-batch",
@@ -45,6 +48,9 @@ def main() -> None:
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception:  # noqa: BLE001  the process's last line: a bug must not look like "some records failed"
+        traceback.print_exc()
+        sys.exit(_BUG_STATUS)
 
 
 def _speak_utf8() -> None:

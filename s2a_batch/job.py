@@ -200,11 +200,7 @@ class Job(_Table):
 
     def settings(self) -> dict[str, JsonValue]:
         """What can change a result, flat: `rewrite.model`, `answer.type`, .. A resume needs all of it equal."""
-        parts = {
-            "fields": self.fields.model_dump(),
-            "rewrite": self.rewrite.settings(),
-            "answer": self.answer.settings(),
-        }
+        parts = {"fields": self.fields.model_dump()} | {name: stage.settings() for name, stage in self.stages().items()}
         return {f"{part}.{name}": value for part, table in parts.items() for name, value in table.items()}
 
     def effective(self) -> dict[str, JsonValue]:

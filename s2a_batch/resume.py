@@ -61,7 +61,7 @@ class Resume:
         self._keys = keys
         self._say = say
         self._settings: dict[str, JsonValue] = {**job.settings(), "prompt_version": prompts.PROMPT_VERSION}
-        if job.answer.class_ is not None and (model := answer_model(job.answer)) is not None:
+        if not job.only and job.answer.class_ is not None and (model := answer_model(job.answer)) is not None:
             schema = json.dumps(model.model_json_schema(), sort_keys=True)
             self._settings["answer.class"] = f"{job.answer.class_} {hashlib.sha256(schema.encode()).hexdigest()}"
         self.fingerprint = fingerprint(self._settings)
@@ -106,9 +106,14 @@ class Resume:
 
     def _compare(self, manifest: dict[str, JsonValue] | None) -> None:
         old = None if manifest is None else manifest.get("settings")
-        if not isinstance(old, dict) or self._options.accept_changes:
+        if not isinstance(old, dict):
             return
-        if found := changes(old, self._settings):
+        answers = {name: value for name, value in old.items() if name.startswith("answer.")}
+        if self._job.only:  # the answers that lie here stay what they are
+            self._settings |= answers
+        new = {name: value for name, value in self._settings.items() if answers or not name.startswith("answer.")}
+        found = changes(old, new)
+        if found and not self._options.accept_changes:
             raise JobError(
                 f"{self._directory.path}: was run with other settings, and a resume would mix answers:\n  "
                 + "\n  ".join(found)

@@ -30,6 +30,7 @@ DEAD_LETTERS: Final = "dead_letters.jsonl"
 REWRITES: Final = "rewrites.jsonl"
 MANIFEST: Final = "run.json"
 LINE_FILES: Final = (RESULTS, DEAD_LETTERS, REWRITES)
+DAMAGED: Final = "damaged.bin"
 _LOCK: Final = ".lock"
 _BLOCK_BYTES: Final = 4 << 20
 _KEY_AT: Final = len(LINE_PREFIX)
@@ -256,16 +257,16 @@ def _end_of_last_line(file: BinaryIO, size: int) -> int:
 
 
 def _drop_damaged(path: Path) -> list[str]:
-    """Write the file anew without lines that are not whole, when there are any."""
+    """Write the file anew without lines that are not whole, when there are any; those go to `damaged.bin`."""
     damaged = sum(1 for _, line in lines(path) if not _whole(line))
     if not damaged:
         return []
     temporary = path.with_name(path.name + ".new")
-    with open(temporary, "wb", opener=_open_private) as file:
+    aside = path.with_name(DAMAGED)
+    with open(temporary, "wb", opener=_open_private) as file, open(aside, "ab", opener=_open_private) as bad:
         for _, line in lines(path):
-            if _whole(line):
-                file.write(line + b"\n")
+            (file if _whole(line) else bad).write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    return [f"{path.name}: took out {damaged} damaged lines; their records are pending again"]
+    return [f"{path.name}: moved {damaged} damaged lines to {DAMAGED}; their records are pending again"]

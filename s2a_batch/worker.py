@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from s2a_batch.records import Summary
     from s2a_batch.resume import Options
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,8 @@ def run_job(
     """
     if job.input.resolve() in {(job.output / name).resolve() for name in LINE_FILES}:
         raise JobError(f"{job.input}: a run cannot read what it writes; choose another output directory")
+    if not job.input.exists():
+        raise JobError(f"{job.input}: cannot read the input: no such file")
     with RunDirectory(job.output) as directory, KeyIndex() as keys:
         worker = _Worker(job, options, directory, keys, say)
         return anyio.run(worker.run, watch, environ)
@@ -241,7 +243,9 @@ class _Worker:
     # --- the end
 
     async def _heed_signals(self) -> None:
-        with anyio.open_signal_receiver(*_SIGNALS) as signals:
+        # What whoever started us ignores stays ignored: nohup does so with SIGHUP.
+        heeded = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        with anyio.open_signal_receiver(*heeded) as signals:
             async for number in signals:
                 if self._signal is not None:
                     self._scope.cancel()

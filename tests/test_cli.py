@@ -89,7 +89,7 @@ def test_quiet_says_nothing_when_all_is_well_and_why_when_not(
         (["run"], "Missing argument"),
         (["run", "--no-such-option"], "No such option"),
         (["rum"], "No such command"),
-        (["run", "missing.jsonl", "-o", "out", "--base-url", "http://127.0.0.1:9", "--model", "m"], "No such file"),
+        (["run", "missing.jsonl", "-o", "out", "--base-url", "http://127.0.0.1:9", "--model", "m"], "no such file"),
         (["run", "in.jsonl", "--model", "m"], "output"),
         (["run", "in.jsonl", "-o", "in.jsonl", "--model", "m"], "is a file"),
         (["run", "in.jsonl", "-o", "in.jsonl/out", "--model", "m", "--base-url", "http://h/v1"], "Not a directory"),
@@ -110,7 +110,19 @@ def test_wrong_usage_is_told_with_status_2_and_nothing_written(folder: Path, arg
     assert says in done.err
     assert "Traceback" not in done.err
     assert done.out == ""
-    assert not list((folder / "out").glob("*.jsonl"))
+    assert not (folder / "out").exists()
+
+
+def test_a_bug_has_a_status_of_its_own(folder: Path) -> None:
+    """A script that takes status 1 for "some records failed" must not take a fault of the program for it."""
+    (folder / "broken.py").write_text(
+        "import pydantic\n\nclass Answer(pydantic.BaseModel):\n    x: int\n\n"
+        "    @classmethod\n    def model_json_schema(cls, *args, **more):\n        raise ZeroDivisionError\n"
+    )
+    argv = ("in.jsonl", "-o", "out", "--model", "m", "--base-url", "http://127.0.0.1:9/v1")
+    done = run(folder, "run", *argv, "--answer", "broken:Answer")
+    assert done.status == 70
+    assert "ZeroDivisionError" in done.err
 
 
 def test_a_missing_key_is_told_before_anything_is_sent(folder: Path) -> None:

@@ -136,8 +136,10 @@ def test_looking_beside_a_run_sees_it_run(tmp_path: Path, upstream: Callable[[Pl
     with running(tmp_path / "work", *call) as program:
         up.wait_until(lambda stats: stats.answered == 9)
         found = standing(tmp_path / "work" / "out")
+        while found.answered < 3:  # a reply is written some milliseconds after it was sent
+            found = standing(tmp_path / "work" / "out")
         assert found.running
-        assert 3 <= found.answered <= 4
+        assert found.answered <= 4
         assert find(tmp_path / "work" / "out", "1")
         assert program.wait().status == 0
 

@@ -43,7 +43,6 @@ BASE: Table = {"model": "m", "base_url": HERE, "api_key_env": "KEY"}
         {"retry": {"attempts": 1, "deadline_s": 5}},
         {"fsync_s": 0},
         {"messages": "hash"},
-        {"only": "rewrite"},
         {"input": "other.jsonl"},
         {"output": "elsewhere"},
         {"rewrite": {"open_requests": 3, "limits": {"open_requests": 3}, "headers_env": {"X-Gateway": "GATEWAY"}}},

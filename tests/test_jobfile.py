@@ -176,7 +176,12 @@ def test_a_setting_with_a_wrong_key_is_named_like_any_other() -> None:
 
 def test_secrets_come_from_the_named_variables_and_are_not_shown() -> None:
     """Whatever prints the job, a traceback included, must not print the key."""
-    stage = {"model": "m", "base_url": HERE, "api_key_env": "MY_KEY", "headers_env": {"X-Gateway": "GATEWAY"}}
+    stage: dict[str, JsonValue] = {
+        "model": "m",
+        "base_url": HERE,
+        "api_key_env": "MY_KEY",
+        "headers_env": {"X-Gateway": "GATEWAY"},
+    }
     job = _asking(stage)
     environ = {"MY_KEY": " keyZZ\n", "GATEWAY": "gateZZ", OPENAI_KEY: "otherZZ"}
     found = jobfile.secrets_of(job, "answer", environ)

@@ -145,6 +145,15 @@ def test_a_record_that_fails_again_has_one_dead_letter(work: Work) -> None:
     assert work.ids() == [n for n in range(RECORDS) if n != 3]
 
 
+def test_rewrites_made_first_leave_the_answers_open(work: Work) -> None:
+    """Whoever audits the rewrites first decides about the answers after; answers that lie there stay guarded."""
+    work.run("--only", "rewrite", requests=RECORDS)
+    work.run("--answer", "int", requests=RECORDS)
+    work.run("--only", "rewrite", requests=0)
+    assert "answer.type" in work.run("--answer", "float", requests=0, status=2).err
+    assert "rewrite.preset" in work.run("--only", "rewrite", "--set", "rewrite.preset=unbiased", status=2).err
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

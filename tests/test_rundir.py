@@ -17,6 +17,7 @@ from s2a_batch.errors import JobError, LockedError, OutputError
 from s2a_batch.keys import KeyIndex, key_text, line_hash
 from s2a_batch.records import BadLine, Outcome, RecordFault, result_line
 from s2a_batch.rundir import (
+    DAMAGED,
     DEAD_LETTERS,
     LINE_FILES,
     MANIFEST,
@@ -78,7 +79,8 @@ def test_a_damaged_line_in_the_middle_goes_and_its_neighbours_stay(tmp_path: Pat
         (tmp_path / name).write_bytes(LINES[0] + middle + LINES[2])
         with RunDirectory(tmp_path) as run:
             (note,) = run.repair()
-        assert note.startswith(f"{name}: took out 1 damaged line"), middle
+        assert note.startswith(f"{name}: moved 1 damaged lines"), middle
+        assert middle in (tmp_path / DAMAGED).read_bytes()
         assert (tmp_path / name).read_bytes() == LINES[0] + LINES[2], middle
 
 

@@ -50,7 +50,7 @@ def ended_within(program: Program, seconds: float) -> Done:
     return done
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_lets_open_requests_finish_and_leaves_the_rest_pending(
     folder: Path, upstream: Callable[[Plan], Upstream], number: signal.Signals, status: int
 ) -> None:
