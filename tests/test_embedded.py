@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
-import httpx
+import httpx2
 import pytest
 
 from s2a_batch.embedded import Served, ensure_model, serve
@@ -99,15 +99,15 @@ def children() -> list[int]:
     return [int(pid) for pid, line in zip(found, shown, strict=True) if b"s2a_batch.embedded" in line]
 
 
-def post(served: Served, key: str, **body: object) -> httpx.Response:
+def post(served: Served, key: str, **body: object) -> httpx2.Response:
     """Send one Chat Completions request and return the response."""
     headers = {"Authorization": f"Bearer {key}"}
-    return httpx.post(f"{served.base_url}/chat/completions", headers=headers, json=body, timeout=WAIT_S)
+    return httpx2.post(f"{served.base_url}/chat/completions", headers=headers, json=body, timeout=WAIT_S)
 
 
 async def is_gone(base_url: str) -> bool:
     """Wait until nothing listens at a server's address any more."""
-    address = httpx.URL(base_url)
+    address = httpx2.URL(base_url)
     with anyio.move_on_after(WAIT_S):
         while True:
             try:
