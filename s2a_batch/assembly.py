@@ -139,7 +139,7 @@ class Assembly:
         same = [n for n, other in self._job.stages().items() if n in self._places and other.model == stage.model]
         if same and is_embedded(self._job.stages()[same[0]]):
             return self._places[same[0]]
-        slots = min(embedded.DEFAULT_SLOTS, (stage.limits or self._job.limits).open_requests)
+        slots = min(embedded.DEFAULT_SLOTS, (stage.limits or self._job.limits).most_open)
         path = await embedded.ensure_model(str(stage.model), self._say)
         served = await stack.enter_async_context(
             embedded.serve(path, slots=slots, context_tokens=embedded.DEFAULT_CONTEXT_TOKENS, say=self._say)
@@ -173,7 +173,8 @@ class Assembly:
                 raise JobError(f"{name}.limits: both stages use one account and model, so they share [limits]")
             return shared
         limiter = Limiter(
-            open_requests=min(limits.open_requests, place.open_requests or limits.open_requests),
+            open_requests=min(limits.most_open, place.open_requests or limits.most_open),
+            adaptive=limits.open_requests == "auto",
             requests_per_minute=limits.requests_per_minute,
             tokens_per_minute=limits.tokens_per_minute,
             drain=self._drain,
@@ -191,7 +192,7 @@ class Assembly:
                 headers=place.secrets.headers,
                 deadline_s=self._job.retry.deadline_s,
                 # Enough for both stages at once: waiting for a connection would eat the request's deadline.
-                connections=sum((s.limits or self._job.limits).open_requests for s in self._job.stages().values()),
+                connections=sum((s.limits or self._job.limits).most_open for s in self._job.stages().values()),
             )
             self._endpoints[key] = await stack.enter_async_context(endpoint)
         return self._endpoints[key]

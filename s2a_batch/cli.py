@@ -87,7 +87,7 @@ def run(  # noqa: PLR0913  the command's options
         str | None, typer.Option(help="text, int, float, bool, choice, a schema .json, or package.module:Model.")
     ] = None,
     choice: Annotated[list[str] | None, typer.Option(help="An option of --answer choice; repeat it.")] = None,
-    open_requests: Annotated[int | None, typer.Option(help="Most requests open at a time.")] = None,
+    open_requests: Annotated[str | None, typer.Option(help="Most requests open at a time, or 'auto'.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="Any key of the job: rewrite.temperature=0; repeat it.")
     ] = None,
@@ -112,7 +112,7 @@ def run(  # noqa: PLR0913  the command's options
     if output is not None:
         table["output"] = str(output)
     if open_requests is not None:
-        table["limits"] = {"open_requests": open_requests}
+        table["limits"] = {"open_requests": int(open_requests) if open_requests.isdigit() else open_requests}
     table |= _answer_table(answer, choice)
     job = _job(source, table, setting or [])
     if dry_run:

@@ -189,7 +189,8 @@ def _counts(live: Live) -> str:
 def _speed(live: Live, rates: _Rates) -> str:
     requests, tokens = rates.per_second()
     wait_s = max((limiter.paused_until - anyio.current_time() for limiter in live.limiters), default=0.0)
-    waiting = f", waiting {wait_s:.0f} s for the server's limit" if wait_s > 0 else ""
+    down = any(limiter.down for limiter in live.limiters)
+    waiting = f", {'endpoint down' if down else 'rate limited'}: next try in {wait_s:.0f} s" if wait_s > 0 else ""
     stopping = f", {live.stopping}" if live.stopping else ""
     return f"{requests:.1f} requests/s, {tokens:.0f} tokens/s{waiting}{stopping}"
 

@@ -124,6 +124,7 @@ class AttemptError(S2AError):
         request_id: The server's id of the request, None when it sent none.
         reply: The text that came back, None when there was none of use to an auditor.
         usage: Tokens it took all the same, by the names of `records.Usage`; None when unknown.
+        excused: Whether the endpoint was down for everyone, so that the failure says nothing of the record.
     """
 
     def __init__(  # noqa: PLR0913  one attempt's whole story
@@ -142,6 +143,7 @@ class AttemptError(S2AError):
         self.request_id = request_id
         self.reply = reply
         self.usage = usage
+        self.excused = False
 
 
 class TransientError(AttemptError):

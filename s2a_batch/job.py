@@ -24,6 +24,8 @@ EMBEDDED: Final = "embedded"
 OPENAI_URL: Final = "https://api.openai.com/v1"
 OPENAI_KEY: Final = "OPENAI_API_KEY"
 _SHOWN_CHARS: Final = 60
+_AUTO_MOST_OPEN: Final = 512
+_MOST_OPEN: Final = 10_000
 
 Mode = Literal["json_schema", "tools", "json", "md_json"]
 Preset = Literal["unbiased", "relevance", "question"]
@@ -60,12 +62,23 @@ class Fields(_Table):
     id: str = "id"
 
 
+def _open_requests(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_OPEN):
+        return value
+    raise ValueError(f"expected a whole number from 1 to {_MOST_OPEN}, or 'auto'")
+
+
 class Limits(_Table):
     """Limits of one account and model; both stages share them when they use the same."""
 
-    open_requests: int = Field(default=16, ge=1, le=10_000)
+    open_requests: Annotated[int | Literal["auto"], BeforeValidator(_open_requests)] = 16
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None
+
+    @property
+    def most_open(self) -> int:
+        """Most requests that may ever be open at a time."""
+        return _AUTO_MOST_OPEN if self.open_requests == "auto" else self.open_requests
 
 
 class Retry(_Table):

@@ -79,7 +79,8 @@ class KeyIndex:
     def add_rewrites(self, rewrites: Iterable[tuple[bytes, int]]) -> None:
         """Note finished rewrites (key as text bytes, byte offset of their line) of records that are not done."""
         self._run_many(
-            "INSERT OR REPLACE INTO rewrites SELECT ?1, ?2 WHERE NOT EXISTS (SELECT 1 FROM done WHERE key = ?1)",
+            "INSERT OR REPLACE INTO rewrites SELECT k, o FROM (SELECT ? AS k, ? AS o) "
+            "WHERE NOT EXISTS (SELECT 1 FROM done WHERE key = k)",
             rewrites,
         )
 

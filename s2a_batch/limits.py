@@ -1,12 +1,13 @@
 """What one account and model may have at a time and in a minute: open requests, requests, tokens, shared pauses.
 
 Knows anyio's clock. Invariants: a slot is held only while a request is open; what is started gets finished, so a lane
-of lower number goes first; a request larger than the token budget goes alone, it never waits for ever; a wait that the
-server names holds back everyone, once.
+made earlier goes first; a wait that the server names holds back everyone, once; while the endpoint is down one request
+at a time asks whether it is back.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,15 +16,19 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from s2a_batch.errors import Drained
+from s2a_batch.pace import Bucket, LearntRate, Taken
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
 _FIRST_OPEN: Final = 4
+_GROWTH: Final = 0.5
+_CUT: Final = 0.7
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_GUESSED_PAUSE_S: Final = 60.0
-_SPREAD: Final = 0.1
+_LONGEST_RESET_S: Final = 60.0
+_SPREAD: Final = 0.02
 
 
 @dataclass(slots=True)
@@ -50,23 +55,6 @@ class _Waiter:
     wake: anyio.Event = field(default_factory=anyio.Event)
 
 
-class _Bucket:
-    """A smooth bucket (GCRA): an amount is let through when all before it has drained at the limit's rate."""
-
-    def __init__(self, per_minute: float | None) -> None:
-        self._seconds_each = 0.0 if per_minute is None else 60.0 / per_minute
-        self._free_at = 0.0
-
-    def delay_s(self, now: float) -> float:
-        return max(0.0, self._free_at - now)
-
-    def take(self, now: float, amount: float) -> None:
-        self._free_at = max(now, self._free_at) + amount * self._seconds_each
-
-    def correct(self, amount: float) -> None:
-        self._free_at += amount * self._seconds_each
-
-
 class Slot:
     """A permission to have one request open; tells the limiter how it went.
 
@@ -75,19 +63,27 @@ class Slot:
         waited_s: Seconds it was waited for.
     """
 
-    def __init__(self, limiter: Limiter, tokens: float, *, started: float, waited_s: float) -> None:
+    def __init__(self, limiter: Limiter, taken: Taken, *, started: float, waited_s: float) -> None:
         self._limiter = limiter
-        self._tokens = tokens
+        self._taken = taken
         self.started = started
         self.waited_s = waited_s
 
-    def succeeded(self, used_tokens: int) -> None:
-        """The request was answered; `used_tokens` (0: unknown) correct the estimate."""
-        self._limiter.note_success(used_tokens - self._tokens if used_tokens else 0.0)
+    def succeeded(self, used_tokens: int, headers: Mapping[str, str] | None = None) -> None:
+        """The request was answered; `used_tokens` (0: unknown) correct the estimate, the headers may tell limits."""
+        if used_tokens:
+            self._limiter.tokens.correct(self._taken, used_tokens)
+        self._limiter.note_success(self.started, headers or {})
 
     def rate_limited(self, retry_after_s: float | None) -> float:
         """The server asks to wait; pauses everyone and returns for how many seconds."""
+        self._limiter.tokens.correct(self._taken, 0.0)
         return self._limiter.pause(retry_after_s, since=self.started)
+
+    def unanswered(self) -> float:
+        """The endpoint is down for everyone; pauses everyone and returns for how many seconds."""
+        self._limiter.tokens.correct(self._taken, 0.0)
+        return self._limiter.go_down(since=self.started)
 
 
 class Limiter:
@@ -95,13 +91,15 @@ class Limiter:
 
     Args:
         open_requests: Most requests open at a time; reached by slow start, so that a wrong key costs a handful.
-        requests_per_minute: None for no limit.
-        tokens_per_minute: Input and output together; None for no limit.
+        adaptive: Look for the best number of open requests up to that: a refusal cuts it, answers let it grow while
+            it is used up.
+        requests_per_minute: None: learnt from the server's headers, or from its refusals.
+        tokens_per_minute: Input and output together; None: learnt from the server's headers.
         drain: When set, no request starts any more.
         rng: Spreads wake-ups.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the limits, each once
         self,
         *,
         open_requests: int,
@@ -109,13 +107,18 @@ class Limiter:
         tokens_per_minute: float | None,
         drain: anyio.Event,
         rng: random.Random,
+        adaptive: bool = False,
     ) -> None:
         self.open = 0
-        self.paused_until = 0.0
+        self.paused_until = float("-inf")
         self.cap = open_requests
-        self._window = min(_FIRST_OPEN, open_requests)
-        self._requests = _Bucket(requests_per_minute)
-        self._tokens = _Bucket(tokens_per_minute)
+        self.down = False
+        self.requests = Bucket(requests_per_minute)
+        self.tokens = Bucket(tokens_per_minute)
+        self._learnt = LearntRate()
+        self._adaptive = adaptive
+        self._window = float(min(_FIRST_OPEN, open_requests))
+        self._slow_until = float(open_requests)
         self._drain = drain
         self._rng = rng
         self._lanes: list[Lane] = []
@@ -139,20 +142,21 @@ class Limiter:
             Drained: The run is draining. A cancelled waiter takes nothing.
         """
         asked = anyio.current_time()
-        await self._admit(lane, tokens)
-        now = anyio.current_time()
+        taken = await self._admit(lane, tokens)
         try:
-            yield Slot(self, tokens, started=now, waited_s=now - asked)
+            yield Slot(self, taken, started=taken.at, waited_s=taken.at - asked)
         finally:
             self.open -= 1
             lane.open -= 1
             self._nudge()
 
-    def note_success(self, surplus_tokens: float) -> None:
-        """One more may be open; the token bucket learns what the request really took."""
-        self._window = min(self.cap, self._window + 1)
+    def note_success(self, started: float, headers: Mapping[str, str]) -> None:
+        """A request that started then was answered: the endpoint is up, and more may be open."""
+        self.down = False
         self._strikes = 0
-        self._tokens.correct(surplus_tokens)
+        self._learnt.answered(started)
+        self._heed(headers)
+        self._grow()
         self._nudge()
 
     def pause(self, retry_after_s: float | None, *, since: float) -> float:
@@ -166,12 +170,25 @@ class Limiter:
         if since >= self._paused_at:
             self._strikes += 1
             self._paused_at = now
-        guess = min(_LONGEST_GUESSED_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (self._strikes - 1))
-        # Added, never taken off: asking again before a named wait is over counts as a further offence.
-        wait_s = (guess if retry_after_s is None else retry_after_s) * (1 + _SPREAD * self._rng.random())
-        self.paused_until = max(self.paused_until, now + wait_s)
-        self._window = min(_FIRST_OPEN, self.cap)
-        return wait_s
+            self._shrink()
+            if retry_after_s is not None and self.requests.limit is None:
+                self._learnt.refused(since, retry_after_s)
+        return self._hold(retry_after_s, now)
+
+    def go_down(self, *, since: float) -> float:
+        """The endpoint is gone for everyone: one request at a time asks, ever more seldom; returns the seconds.
+
+        Args:
+            since: When the lost request began; one that began before the current pause belongs to it.
+        """
+        now = anyio.current_time()
+        if since < self._paused_at:
+            return max(0.0, self.paused_until - now)
+        self.down = True
+        self._strikes += 1
+        self._paused_at = now
+        self._window = float(min(_FIRST_OPEN, self.cap))
+        return self._hold(None, now)
 
     def wake_all(self) -> None:
         """Let every waiter look at the drain event."""
@@ -179,41 +196,94 @@ class Limiter:
             for waiter in lane.waiting:
                 waiter.wake.set()
 
-    async def _admit(self, lane: Lane, tokens: float) -> None:
+    def _hold(self, wait_s: float | None, now: float) -> float:
+        guess = min(_LONGEST_GUESSED_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (self._strikes - 1))
+        # Added, never taken off: asking again before a named wait is over counts as a further offence.
+        held = (guess if wait_s is None else wait_s) * (1 + _SPREAD * self._rng.random())
+        self.paused_until = max(self.paused_until, now + held)
+        return held
+
+    def _shrink(self) -> None:
+        """One cut an episode: adaptive, to a share of what was open; else back to slow start towards the cap."""
+        if self._adaptive:
+            self._window = self._slow_until = max(1.0, self._window * _CUT)
+        else:
+            self._window = float(min(_FIRST_OPEN, self.cap))
+
+    def _grow(self) -> None:
+        """Slow start, then (adaptive) one more a round, and only while what is allowed is used up."""
+        saturated = self.open >= int(self._window)
+        if self._adaptive and not saturated:
+            return
+        step = _GROWTH if self._window < self._slow_until else 1 / self._window
+        self._window = min(float(self.cap), self._window + step)
+
+    def _heed(self, headers: Mapping[str, str]) -> None:
+        """Learn limits that the job does not give, and wait where a budget is used up."""
+        for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
+            limit = _number(headers.get(f"x-ratelimit-limit-{name}"))
+            if bucket.limit is None and limit:
+                bucket.limit = limit
+            left = _number(headers.get(f"x-ratelimit-remaining-{name}"))
+            reset_s = _seconds(headers.get(f"x-ratelimit-reset-{name}"))
+            if left is not None and left <= 0 and reset_s is not None and reset_s <= _LONGEST_RESET_S:
+                self.paused_until = max(self.paused_until, anyio.current_time() + reset_s)
+
+    async def _admit(self, lane: Lane, tokens: float) -> Taken:
         me = _Waiter(tokens)
         lane.waiting.append(me)
         try:
             while True:
                 if self._drain.is_set():
                     raise Drained
-                delay_s = self._delay_s() if self._next() is me else None
+                delay_s = self._delay_s(tokens) if self._next() is me else None
                 if delay_s is not None and delay_s <= 0:
-                    break
+                    return self._take(lane, tokens)
                 with anyio.move_on_after(delay_s):
                     await me.wake.wait()
                 me.wake = anyio.Event()
-            self._take(lane, tokens)
         finally:
             lane.waiting.remove(me)
             self._nudge()
 
     def _next(self) -> _Waiter | None:
-        if self.open >= self._window:
+        if self.open >= (1 if self.down else int(self._window)):
             return None
         return next((lane.waiting[0] for lane in self._lanes if lane.waiting and lane.has_room()), None)
 
-    def _delay_s(self) -> float:
+    def _delay_s(self, tokens: float) -> float:
         now = anyio.current_time()
-        return max(self.paused_until - now, self._requests.delay_s(now), self._tokens.delay_s(now))
+        if self.paused_until > now:
+            return self.paused_until - now
+        return max(self._learnt.delay_s(now), self.requests.delay_s(now, 1), self.tokens.delay_s(now, tokens))
 
-    def _take(self, lane: Lane, tokens: float) -> None:
+    def _take(self, lane: Lane, tokens: float) -> Taken:
         now = anyio.current_time()
         self.open += 1
         lane.open += 1
-        self._requests.take(now, 1)
-        self._tokens.take(now, tokens)
+        self._learnt.take(now)
+        self.requests.take(now, 1)
+        return self.tokens.take(now, tokens)
 
     def _nudge(self) -> None:
         waiter = self._next()
         if waiter is not None:
             waiter.wake.set()
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def _seconds(text: str | None) -> float | None:
+    """Seconds of `12`, `0.5`, `250ms`, `6m0s`, `1h2m3.5s`; None for anything else."""
+    if (plain := _number(text)) is not None:
+        return plain
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    parts = re.findall(r"([\d.]+)(ms|h|m|s)", text or "")
+    if not parts or "".join(map("".join, parts)) != text:
+        return None
+    return sum(float(number) * units[unit] for number, unit in parts)

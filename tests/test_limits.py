@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -15,8 +16,6 @@ from s2a_batch.errors import Drained
 from tests.fakes import a_limiter, in_virtual_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from s2a_batch.limits import Lane, Limiter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -47,12 +46,6 @@ class Watch:
     def times(self) -> list[float]:
         """When each started."""
         return [at for at, _, _ in self.started]
-
-
-def most_in_a_minute(started: Sequence[tuple[float, str, float]]) -> float:
-    """The largest sum of tokens that started within any 60 seconds."""
-    starts = [at for at, _, _ in started]
-    return max(sum(tokens for at, _, tokens in started if first <= at < first + 60) for first in starts)
 
 
 @settings(max_examples=60, deadline=None)
@@ -103,7 +96,7 @@ async def test_a_start_is_slow_and_grows_with_success() -> None:
         await anyio.sleep(0.5)
         assert limiter.open == 4
         await anyio.sleep(1)
-        assert limiter.open == 8
+        assert limiter.open == 6
     assert watch.most == 64
 
 
@@ -138,7 +131,7 @@ async def test_a_full_lane_lets_the_other_pass() -> None:
 @settings(max_examples=40, deadline=None)
 @given(per_minute=st.floats(1, 600), arrivals=st.lists(SECONDS, min_size=2, max_size=60), seconds=SECONDS)
 def test_no_minute_sees_more_requests_than_the_limit(per_minute: float, arrivals: list[float], seconds: float) -> None:
-    """The server counts over any minute, not over ours; and a smooth pace never bursts."""
+    """The server counts over any minute, or second by second; and a smooth pace never bursts."""
 
     async def main() -> None:
         limiter = a_limiter(50, requests_per_minute=per_minute)
@@ -149,15 +142,19 @@ def test_no_minute_sees_more_requests_than_the_limit(per_minute: float, arrivals
                 tasks.start_soon(watch.request, lane, str(n), 0, seconds, arrive)
         times = watch.times()
         assert len(times) == len(arrivals)
-        assert all(later - earlier >= 60 / per_minute - 1e-6 for earlier, later in pairwise(times))
+        if per_minute <= 240:
+            assert all(later - earlier >= 60 / per_minute - 1e-6 for earlier, later in pairwise(times))
+        for first in times:
+            assert sum(first <= at < first + 1 for at in times) <= math.ceil(per_minute / 60)
+            assert sum(first <= at < first + 60 for at in times) <= per_minute
 
     in_virtual_time(main)
 
 
 @settings(max_examples=40, deadline=None)
 @given(per_minute=st.floats(50, 5000), sizes=st.lists(st.floats(1, 800), min_size=2, max_size=40))
-def test_no_minute_sees_more_tokens_than_the_limit_and_one_request(per_minute: float, sizes: list[float]) -> None:
-    """Tokens are let through as they drain; the last request of a minute may reach beyond its end."""
+def test_no_minute_sees_more_tokens_than_the_limit(per_minute: float, sizes: list[float]) -> None:
+    """The server counts over any minute; a request that is larger than a whole one has its minute alone."""
 
     async def main() -> None:
         limiter = a_limiter(50, tokens_per_minute=per_minute)
@@ -167,7 +164,10 @@ def test_no_minute_sees_more_tokens_than_the_limit_and_one_request(per_minute: f
             for n, size in enumerate(sizes):
                 tasks.start_soon(watch.request, lane, str(n), size)
         assert len(watch.started) == len(sizes)
-        assert most_in_a_minute(watch.started) <= per_minute + max(sizes) + 1e-6
+        starts = [at for at, _, _ in watch.started]
+        for first in starts:
+            minute = [tokens for at, _, tokens in watch.started if first <= at < first + 60]
+            assert sum(minute) <= per_minute + 1e-6 or len(minute) == 1
 
     in_virtual_time(main)
 
@@ -191,10 +191,10 @@ async def test_a_request_larger_than_the_budget_goes_alone() -> None:
     async with anyio.create_task_group() as tasks:
         for n, tokens in enumerate((10, 1000, 10)):
             tasks.start_soon(watch.request, lane, str(tokens), tokens, 1, n / 100)
-    assert watch.times() == pytest.approx([0, 6, 606])
+    assert watch.times() == pytest.approx([0, 60.3, 120.6])
 
 
-@pytest.mark.parametrize(("used", "next_at"), [(200, 120.0), (50, 30.0), (0, 60.0)])
+@pytest.mark.parametrize(("used", "next_at"), [(200, 60.3), (50, 30.0), (0, 60.3)])
 async def test_real_usage_corrects_the_estimate(used: int, next_at: float) -> None:
     """Replies are longer or shorter than guessed; without a correction the limit is broken, or half of it wasted."""
     limiter = a_limiter(tokens_per_minute=100)
@@ -224,9 +224,9 @@ def test_one_episode_of_rate_limits_pauses_everyone_once(after: float | None, re
             async with limiter.slot(lane, 1):
                 began.append(anyio.current_time())
 
-        limiter.note_success(0)
+        limiter.note_success(0, {})
         for _ in range(32):
-            limiter.note_success(0)
+            limiter.note_success(0, {})
         async with anyio.create_task_group() as tasks:
             for n in range(refused):
                 tasks.start_soon(one, n)
@@ -274,7 +274,7 @@ async def test_after_a_pause_the_start_is_slow_again() -> None:
     watch = Watch(limiter)
     lane = limiter.lane(None)
     for _ in range(64):
-        limiter.note_success(0)
+        limiter.note_success(0, {})
     limiter.pause(10, since=anyio.current_time())
     async with anyio.create_task_group() as tasks:
         for n in range(100):
@@ -308,7 +308,7 @@ def test_a_cancelled_waiter_leaves_no_trace(cancelled: list[bool], at: float) ->
         paced = [started for started, _, _ in watch.started]
         before = anyio.current_time()
         await watch.request(lane, "next", 1)
-        assert watch.times()[-1] <= max(before, (paced[-1] if paced else 0) + 2.0) + 1e-6
+        assert watch.times()[-1] <= max(before, (paced[-1] if paced else 0) + 2.0 / 0.985) + 1e-6
 
     in_virtual_time(main)
 

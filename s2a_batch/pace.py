@@ -1,0 +1,157 @@
+"""How much in a time: a bucket that holds exactly, and a rate learnt from refusals.
+
+Pure arithmetic on times that are handed in. Invariants: no window of the bucket's length ever holds more than its limit
+(by estimate, corrected by real usage), whatever the arrivals; an amount larger than the limit goes alone and holds up
+the others for one window, never for ever.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+_MINUTE_S: Final = 60.0
+# Servers that enforce a minute's limit second by second count arrivals, and arrivals jitter: at this share of the limit
+# 6,000 requests a minute never made more than 100 arrivals in a second.
+_SHARE: Final = 0.985
+_FAST_PER_SECOND: Final = 4.0
+_LATE_S: Final = 0.01
+"""Lateness of a timer that may be caught up, where it counts; more would be a burst."""
+_MARGIN: Final = 1.005
+
+
+@dataclass(slots=True)
+class Taken:
+    """One amount in a bucket's window; `correct` changes it while it is there."""
+
+    at: float
+    amount: float
+
+
+class Bucket:
+    """At most `limit` in any window.
+
+    Args:
+        limit: Amount in a window; None for no limit. It may be changed at any time.
+        window_s: Length of the window in seconds.
+        smooth: Spread evenly; else as soon as the window has room.
+    """
+
+    def __init__(self, limit: float | None, window_s: float = _MINUTE_S, *, smooth: bool = True) -> None:
+        few = limit is not None and limit < 1  # less than one in a window is one in a longer window
+        self.limit = 1.0 if few else limit
+        self.window_s = window_s / limit if few and limit else window_s
+        self._smooth = smooth
+        self._window: deque[Taken] = deque()
+        self._sum = 0.0
+        self._free_at = float("-inf")
+
+    def delay_s(self, now: float, amount: float) -> float:
+        """Seconds until this amount may be taken; 0 for at once."""
+        if self.limit is None:
+            return 0.0
+        self._expire(now)
+        return max(0.0, self._free_at - now if self._smooth else 0.0, self._room_at(amount) - now)
+
+    def take(self, now: float, amount: float) -> Taken:
+        """Take an amount; to be called when `delay_s` is 0."""
+        taken = Taken(now, amount)
+        if self.limit is None:
+            return taken
+        self._window.append(taken)
+        self._sum += amount
+        late_s = _LATE_S if self._is_fast() else 0.0
+        self._free_at = max(now - late_s, self._free_at) + self._drain_s(amount)
+        return taken
+
+    def correct(self, taken: Taken, amount: float) -> None:
+        """The amount was really this much."""
+        if self._window and taken.at >= self._window[0].at:
+            self._sum += amount - taken.amount
+        self._free_at += self._drain_s(amount) - self._drain_s(taken.amount)
+        taken.amount = amount
+
+    def in_window(self, now: float) -> float:
+        """What the window holds now."""
+        self._expire(now)
+        return self._sum
+
+    def _drain_s(self, amount: float) -> float:
+        """How long an amount keeps the smooth pace busy: at most one window."""
+        if self.limit is None:
+            return 0.0
+        share = _SHARE if self._is_fast() else 1.0
+        return min(amount / (self.limit * share), 1.0) * self.window_s
+
+    def _is_fast(self) -> bool:
+        return self.limit is not None and self.limit / self.window_s > _FAST_PER_SECOND
+
+    def _room_at(self, amount: float) -> float:
+        """When the window has room for an amount: when enough of the oldest has left it, at worst all of it."""
+        surplus = self._sum + amount - (self.limit or 0.0)
+        at = float("-inf")
+        for taken in self._window:
+            if surplus <= 0:
+                break
+            surplus -= taken.amount
+            at = taken.at + self.window_s * _MARGIN
+        return at
+
+    def _expire(self, now: float) -> None:
+        while self._window and self._window[0].at + self.window_s * _MARGIN <= now:
+            self._sum -= self._window.popleft().amount
+        if not self._window:
+            self._sum = 0.0
+
+
+class LearntRate:
+    """The rate of a server that tells none: how many it took in the wait that it names, before it refused.
+
+    Refused requests teach: what was answered of the window before the refusal is what the server takes in a window.
+    After a calm minute one more is tried; a refusal right after it doubles the time to the next trial.
+    """
+
+    _CALM_S: Final = 60.0
+    _LONGEST_CALM_S: Final = 960.0
+    _GROWTH: Final = 1.05
+    _KEPT: Final = 4096
+
+    def __init__(self) -> None:
+        self.bucket = Bucket(None, 1.0, smooth=False)
+        self._answered: deque[float] = deque(maxlen=self._KEPT)
+        self._refused: tuple[float, float] | None = None
+        self._calm_s = self._CALM_S
+        self._grow_at = float("inf")
+
+    def answered(self, started: float) -> None:
+        """A request that started then was answered."""
+        self._answered.append(started)
+
+    def refused(self, started: float, retry_after_s: float) -> None:
+        """A request that started then was refused, with this wait: the first of its episode."""
+        self._refused = (started, min(max(retry_after_s, 1.0), _MINUTE_S))
+
+    def delay_s(self, now: float) -> float:
+        """Seconds until one more may start."""
+        if self._refused is not None:
+            self._learn(*self._refused, now)
+        elif now >= self._grow_at and self.bucket.limit is not None:
+            self.bucket.limit = max(self.bucket.limit + 1, self.bucket.limit * self._GROWTH)
+            self._grow_at = now + self._calm_s
+        return self.bucket.delay_s(now, 1)
+
+    def take(self, now: float) -> None:
+        """One starts."""
+        self.bucket.take(now, 1)
+
+    def _learn(self, refused_at: float, window_s: float, now: float) -> None:
+        """Called when the pause is over, so that all that was open then has been answered or refused."""
+        self._refused = None
+        took = sum(1 for started in self._answered if refused_at - window_s < started <= refused_at)
+        known = self.bucket.limit if self.bucket.window_s == window_s else None
+        if known is not None:
+            self._calm_s = min(2 * self._calm_s, self._LONGEST_CALM_S)
+            took = min(took, int(known) - 1 if known > 1 else 1)
+        self.bucket = Bucket(max(1, took), window_s, smooth=False)
+        self._grow_at = now + self._calm_s
