@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     import anyio
     from pydantic import BaseModel
 
-    from s2a_batch.job import Job, Limits, StageJob
+    from s2a_batch.bounds import Limits
+    from s2a_batch.job import Job, StageJob
     from s2a_batch.records import StageName
     from s2a_batch.report import Tally
 

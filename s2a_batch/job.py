@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
+from s2a_batch.bounds import Limits, Retry, Table
 from s2a_batch.errors import JobError
 
 if TYPE_CHECKING:
@@ -24,13 +25,10 @@ EMBEDDED: Final = "embedded"
 OPENAI_URL: Final = "https://api.openai.com/v1"
 OPENAI_KEY: Final = "OPENAI_API_KEY"
 _SHOWN_CHARS: Final = 60
-_AUTO_MOST_OPEN: Final = 512
-_MOST_OPEN: Final = 10_000
 
 Mode = Literal["json_schema", "tools", "json", "md_json"]
 Preset = Literal["unbiased", "relevance", "question"]
 AnswerType = Literal["text", "int", "float", "bool", "choice"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -49,52 +47,14 @@ Variable = Annotated[str, AfterValidator(_variable)]
 Body = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 
 
-class _Table(BaseModel):
-    """Frozen, and closed to unknown keys: a typo is an error, never a silent default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class Fields(_Table):
+class Fields(Table):
     """Under which names an input object holds its parts."""
 
     prompt: str = "prompt"
     id: str = "id"
 
 
-def _open_requests(value: object) -> object:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_OPEN):
-        return value
-    raise ValueError(f"expected a whole number from 1 to {_MOST_OPEN}, or 'auto'")
-
-
-class Limits(_Table):
-    """Limits of one account and model; both stages share them when they use the same."""
-
-    open_requests: Annotated[int | Literal["auto"], BeforeValidator(_open_requests)] = 16
-    requests_per_minute: Positive | None = None
-    tokens_per_minute: Positive | None = None
-
-    @property
-    def most_open(self) -> int:
-        """Most requests that may ever be open at a time."""
-        return _AUTO_MOST_OPEN if self.open_requests == "auto" else self.open_requests
-
-
-class Retry(_Table):
-    """Bounds on trying again, for each stage of a record. Seconds."""
-
-    attempts: int = Field(default=6, ge=1, le=100, description="HTTP requests at most, re-asks included.")
-    reasks: int = Field(default=1, ge=0, le=10, description="Attempts with the reason why the last reply did not fit.")
-    deadline_s: Positive = Field(default=120.0, description="From sending a request to its last byte.")
-    max_s: Positive = Field(default=900.0, description="No attempt starts later than this after the first.")
-    backoff_s: Positive = Field(default=0.5, description="Bound of the first backoff; doubles, with full jitter.")
-    max_backoff_s: Positive = 60.0
-    max_wait_s: Positive = Field(default=600.0, description="Longest wait taken from a server; more stops the run.")
-    drain_s: Positive = Field(default=30.0, description="After a signal, open requests may take this long.")
-
-
-class StageJob(_Table):
+class StageJob(Table):
     """What both stages have. A None of model, base_url, api_key_env is filled from the job's top level."""
 
     model: str | None = None
@@ -163,7 +123,7 @@ class AnswerJob(StageJob):
         return found
 
 
-class Job(_Table):
+class Job(Table):
     """One job, complete and checked."""
 
     input: Path

@@ -15,17 +15,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from s2a_batch.bounds import Limits, Retry
 from s2a_batch.errors import JobError
-from s2a_batch.job import (
-    OPENAI_KEY,
-    AnswerJob,
-    Fields,
-    Job,
-    Limits,
-    Retry,
-    RewriteJob,
-    read_bytes,
-)
+from s2a_batch.job import OPENAI_KEY, AnswerJob, Fields, Job, RewriteJob, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from s2a_batch.job import Retry
+    from s2a_batch.bounds import Retry
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from openai.types.chat import ChatCompletion
 
 from s2a_batch.answers import RewriteReply
 from s2a_batch.asker import Asker
+from s2a_batch.bounds import Retry
 from s2a_batch.client import Reply
-from s2a_batch.job import AnswerJob, Job, Retry, RewriteJob
+from s2a_batch.job import AnswerJob, Job, RewriteJob
 from s2a_batch.limits import Limiter
 from s2a_batch.records import Record, Usage
 from s2a_batch.report import StageTally

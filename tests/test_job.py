@@ -228,7 +228,7 @@ def test_a_key_in_place_of_its_variable_is_refused_and_not_shown(table: Table) -
         ({"rewrite": {"extra_body": {"a": [float("inf")]}}}, "not JSON compliant"),
         ({"fsync_s": float("inf")}, "finite"),
         ({"retry": {"max_s": float("inf")}}, "finite"),
-        ({"limits": {"open_requests": 0}}, "greater than or equal to 1"),
+        ({"limits": {"open_requests": 0}}, "expected a whole number from 1"),
         ({"limits": {"requests_per_minute": 0}}, "greater than 0"),
     ],
 )

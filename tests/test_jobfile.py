@@ -54,7 +54,10 @@ def fault(folder: Path, text: str) -> str:
         ("[fields]\nzzzzzz = 1", "fields.zzzzzz: no such key; known: prompt, id"),
         ("[rewrites]\nseed = 1", "rewrites: no such key; did you mean 'rewrite'?"),
         ('[rewrite]\npreset = "strong"', "rewrite.preset: Input should be 'unbiased', 'relevance' or 'question'"),
-        ('[limits]\nopen_requests = "many"', "limits.open_requests: expected a whole number from 1 to 10000, or 'auto'"),
+        (
+            '[limits]\nopen_requests = "many"',
+            "limits.open_requests: expected a whole number from 1 to 10000, or 'auto'",
+        ),
         ("[retry]\ndeadline_s = 0", "retry.deadline_s: Input should be greater than 0"),
         ("rewrite = 5", "rewrite: Input should be a valid dictionary"),
         ('[answer]\nchoices = ["a"]', "answer: type = 'choice' and choices = [..] go together"),

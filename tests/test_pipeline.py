@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2a_batch.bounds import Retry
 from s2a_batch.errors import (
     AccountError,
     Drained,
@@ -20,7 +21,7 @@ from s2a_batch.errors import (
     TransientError,
     UnusableReply,
 )
-from s2a_batch.job import AnswerJob, Retry, RewriteJob
+from s2a_batch.job import AnswerJob, RewriteJob
 from s2a_batch.pipeline import FinishedRewrite, Pipeline
 from s2a_batch.records import LINE_PREFIX, Outcome, Usage, result_line
 from tests.fakes import FakeClient, Scripted, a_limiter, a_record, a_stage, in_virtual_time, usage

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from s2a_batch import checks, errors, jobfile, rundir
-from s2a_batch.job import AnswerJob, Fields, Job, Limits, Retry, RewriteJob, StageJob
+from s2a_batch.bounds import Limits, Retry
+from s2a_batch.job import AnswerJob, Fields, Job, RewriteJob, StageJob
 from s2a_batch.records import Check, Outcome, Rewrite
 from tests.server import Plan, Upstream
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2a_batch.bounds import Retry
 from s2a_batch.errors import (
     AccountError,
     AttemptError,
@@ -21,7 +22,6 @@ from s2a_batch.errors import (
     TransientError,
     UnusableReply,
 )
-from s2a_batch.job import Retry
 from s2a_batch.retry import Health, RetryPolicy
 from tests.fakes import in_virtual_time
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2a_batch.bounds import Retry
 from s2a_batch.errors import (
     AccountError,
     AttemptError,
@@ -20,7 +21,7 @@ from s2a_batch.errors import (
     TransientError,
     UnusableReply,
 )
-from s2a_batch.job import AnswerJob, Retry, RewriteJob
+from s2a_batch.job import AnswerJob, RewriteJob
 from s2a_batch.records import Usage
 from s2a_batch.retry import Health
 from s2a_batch.stages import Trail
