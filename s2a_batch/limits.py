@@ -63,17 +63,18 @@ class Slot:
         waited_s: Seconds it was waited for.
     """
 
-    def __init__(self, limiter: Limiter, taken: Taken, *, started: float, waited_s: float) -> None:
+    def __init__(self, limiter: Limiter, taken: Taken, one: Taken, *, waited_s: float) -> None:
         self._limiter = limiter
         self._taken = taken
-        self.started = started
+        self._one = one
+        self.started = one.at
         self.waited_s = waited_s
 
     def succeeded(self, used_tokens: int, headers: Mapping[str, str] | None = None) -> None:
         """The request was answered; `used_tokens` (0: unknown) correct the estimate, the headers may tell limits."""
         if used_tokens:
             self._limiter.tokens.correct(self._taken, used_tokens)
-        self._limiter.note_success(self.started, headers or {})
+        self._limiter.note_success(self._one, headers or {})
 
     def rate_limited(self, retry_after_s: float | None) -> float:
         """The server asks to wait; pauses everyone and returns for how many seconds."""
@@ -142,19 +143,19 @@ class Limiter:
             Drained: The run is draining. A cancelled waiter takes nothing.
         """
         asked = anyio.current_time()
-        taken = await self._admit(lane, tokens)
+        taken, one = await self._admit(lane, tokens)
         try:
-            yield Slot(self, taken, started=taken.at, waited_s=taken.at - asked)
+            yield Slot(self, taken, one, waited_s=one.at - asked)
         finally:
             self.open -= 1
             lane.open -= 1
             self._nudge()
 
-    def note_success(self, started: float, headers: Mapping[str, str]) -> None:
-        """A request that started then was answered: the endpoint is up, and more may be open."""
+    def note_success(self, one: Taken, headers: Mapping[str, str]) -> None:
+        """A request was answered: the endpoint is up, and more may be open."""
         self.down = False
         self._strikes = 0
-        self._learnt.answered(started)
+        self._learnt.answered(one, anyio.current_time())
         self._heed(headers)
         self._grow()
         self._nudge()
@@ -229,7 +230,7 @@ class Limiter:
             if left is not None and left <= 0 and reset_s is not None and reset_s <= _LONGEST_RESET_S:
                 self.paused_until = max(self.paused_until, anyio.current_time() + reset_s)
 
-    async def _admit(self, lane: Lane, tokens: float) -> Taken:
+    async def _admit(self, lane: Lane, tokens: float) -> tuple[Taken, Taken]:
         me = _Waiter(tokens)
         lane.waiting.append(me)
         try:
@@ -257,13 +258,12 @@ class Limiter:
             return self.paused_until - now
         return max(self._learnt.delay_s(now), self.requests.delay_s(now, 1), self.tokens.delay_s(now, tokens))
 
-    def _take(self, lane: Lane, tokens: float) -> Taken:
+    def _take(self, lane: Lane, tokens: float) -> tuple[Taken, Taken]:
         now = anyio.current_time()
         self.open += 1
         lane.open += 1
-        self._learnt.take(now)
         self.requests.take(now, 1)
-        return self.tokens.take(now, tokens)
+        return self.tokens.take(now, tokens), self._learnt.take(now)
 
     def _nudge(self) -> None:
         waiter = self._next()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 _MINUTE_S: Final = 60.0
-# Servers that enforce a minute's limit second by second count arrivals, and arrivals jitter: at this share of the limit
-# 6,000 requests a minute never made more than 100 arrivals in a second.
+# Servers enforce a minute's limit second by second too, and count arrivals: a fast pace is kept a little under its
+# limit, so that a late timer may catch up.
 _SHARE: Final = 0.985
 _FAST_PER_SECOND: Final = 4.0
 _LATE_S: Final = 0.01
@@ -115,6 +115,8 @@ class LearntRate:
     _CALM_S: Final = 60.0
     _LONGEST_CALM_S: Final = 960.0
     _GROWTH: Final = 1.05
+    _CUT: Final = 0.95
+    _ON_THE_WAY_S: Final = 0.05
     _KEPT: Final = 4096
 
     def __init__(self) -> None:
@@ -124,9 +126,10 @@ class LearntRate:
         self._calm_s = self._CALM_S
         self._grow_at = float("inf")
 
-    def answered(self, started: float) -> None:
-        """A request that started then was answered."""
-        self._answered.append(started)
+    def answered(self, taken: Taken, now: float) -> None:
+        """A request was answered; it reached the server some time between its start and now."""
+        self._answered.append(taken.at)
+        taken.at = min(now, taken.at + self._ON_THE_WAY_S)
 
     def refused(self, started: float, retry_after_s: float) -> None:
         """A request that started then was refused, with this wait: the first of its episode."""
@@ -141,9 +144,9 @@ class LearntRate:
             self._grow_at = now + self._calm_s
         return self.bucket.delay_s(now, 1)
 
-    def take(self, now: float) -> None:
+    def take(self, now: float) -> Taken:
         """One starts."""
-        self.bucket.take(now, 1)
+        return self.bucket.take(now, 1)
 
     def _learn(self, refused_at: float, window_s: float, now: float) -> None:
         """Called when the pause is over, so that all that was open then has been answered or refused."""
@@ -152,6 +155,7 @@ class LearntRate:
         known = self.bucket.limit if self.bucket.window_s == window_s else None
         if known is not None:
             self._calm_s = min(2 * self._calm_s, self._LONGEST_CALM_S)
-            took = min(took, int(known) - 1 if known > 1 else 1)
+            # Near what is known it was a request too many, not another limit.
+            took = took if took < known / 2 else int(min(known - 1, known * self._CUT))
         self.bucket = Bucket(max(1, took), window_s, smooth=False)
         self._grow_at = now + self._calm_s

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2a_batch.errors import Drained
+from s2a_batch.pace import Taken
 from tests.fakes import a_limiter, in_virtual_time
 
 if TYPE_CHECKING:
@@ -224,9 +225,9 @@ def test_one_episode_of_rate_limits_pauses_everyone_once(after: float | None, re
             async with limiter.slot(lane, 1):
                 began.append(anyio.current_time())
 
-        limiter.note_success(0, {})
+        limiter.note_success(Taken(0, 1), {})
         for _ in range(32):
-            limiter.note_success(0, {})
+            limiter.note_success(Taken(0, 1), {})
         async with anyio.create_task_group() as tasks:
             for n in range(refused):
                 tasks.start_soon(one, n)
@@ -274,7 +275,7 @@ async def test_after_a_pause_the_start_is_slow_again() -> None:
     watch = Watch(limiter)
     lane = limiter.lane(None)
     for _ in range(64):
-        limiter.note_success(0, {})
+        limiter.note_success(Taken(0, 1), {})
     limiter.pause(10, since=anyio.current_time())
     async with anyio.create_task_group() as tasks:
         for n in range(100):
