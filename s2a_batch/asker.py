@@ -62,7 +62,7 @@ class Asker:
         messages: list[dict[str, str]],
         *,
         reasks: int,
-        on_invalid: Callable[[str], None],
+        on_invalid: Callable[[FailureKind, str], None],
     ) -> BaseModel | str:
         """The reply as the model's instance, or as text when there is no model.
 
@@ -70,19 +70,20 @@ class Asker:
             send: Sends one request; called anew for each re-ask.
             messages: As they go out first.
             reasks: Further attempts that tell the model why its reply does not fit.
-            on_invalid: Told the reason of each reply that does not fit.
+            on_invalid: Told of each reply that does not fit: the reason's code, and why.
 
         Raises:
             RecordError: No reply fitted.
             S2AError: Whatever `send` raises, as it is.
         """
         if self._model is None:
-            return _spoken((await send({"messages": [dict(message) for message in messages]})).text)
+            reply = await send({"messages": [dict(message) for message in messages]})
+            return self._spoken(reply.text, on_invalid)
         reasons: list[Exception] = []
 
         def note(error: Exception, **_: object) -> None:
             reasons.append(error)
-            on_invalid(_reason(error))
+            on_invalid("invalid_reply", _reason(error))
 
         broken: list[Exception] = []
         hooks = Hooks()
@@ -105,6 +106,15 @@ class Asker:
             last = reasons[-1] if reasons else error
             raise RecordError(_kind(last), f"the reply does not fit: {_reason(last)}") from None
 
+    def _spoken(self, text: str, on_invalid: Callable[[FailureKind, str], None]) -> str:
+        """A plain reply without the thinking in front of it; with nothing behind the thinking it is no answer."""
+        found = _THINKING.sub("", text, count=1)
+        if not found.strip():
+            why = "the reply holds reasoning and no answer; raise max_tokens"
+            on_invalid("only_reasoning", why)
+            raise UnusableReply("only_reasoning", why, reply=text)
+        return text if found == text else found.lstrip()
+
     async def _create(self, send: Callable[[Request], Awaitable[Reply]], **request: JsonValue) -> ChatCompletion:
         """What instructor takes for the SDK: the request with our schema, the reply with its text cleaned."""
         reply = await send({**request, **self._shape})
@@ -115,14 +125,6 @@ class Asker:
         if message.content is not None and not message.tool_calls:
             message.content = _json_text(message.content)
         return reply.completion
-
-
-def _spoken(text: str) -> str:
-    """A plain reply without the thinking in front of it; with nothing behind the thinking it is no answer."""
-    found = _THINKING.sub("", text, count=1)
-    if not found.strip():
-        raise UnusableReply("only_reasoning", "the reply holds reasoning and no answer; raise max_tokens", reply=text)
-    return text if found == text else found.lstrip()
 
 
 def _shape(model: type[BaseModel], mode: instructor.Mode, *, strict: bool, max_chars: int | None) -> Request:

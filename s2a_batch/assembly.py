@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import embedded
+from s2a_batch import embedded, model_file
 from s2a_batch.answers import RewriteReply, answer_model
 from s2a_batch.asker import Asker
 from s2a_batch.client import Endpoint
 from s2a_batch.errors import JobError
 from s2a_batch.job import OPENAI_URL, is_embedded
-from s2a_batch.jobfile import Secrets, secrets_of
+from s2a_batch.jobfile import Secrets, check_secrets, secrets_of
 from s2a_batch.limits import Limiter
 from s2a_batch.pipeline import Pipeline
 from s2a_batch.retry import Health, RetryPolicy
@@ -68,11 +68,33 @@ class _Place:
 
 @dataclass(slots=True)
 class _Shared:
-    """One limiter with the limits that it was built from."""
+    """What all stages of one account share."""
 
     limiter: Limiter
-    limits: Limits
     health: Health
+
+
+def check_setup(job: Job, environ: Mapping[str, str]) -> None:
+    """Look for all that can be known to be wrong before anything is sent, fetched or written.
+
+    Raises:
+        JobError: A key, a model file, the answer's type or a package is not as the job needs it.
+    """
+    answer_model(job.answer)
+    check_secrets(job, environ)
+    embedded.check(job)
+    shared: dict[tuple[str, str, str], Limits] = {}
+    for name, stage in job.stages().items():
+        here = _Place("", Secrets("", {}), str(stage.model))
+        account = (here if is_embedded(stage) else _remote(job, name, environ)).account()
+        limits = stage.limits or job.limits
+        if shared.setdefault(account, limits) != limits:
+            raise JobError(f"{name}.limits: both stages use one account and model, so they share [limits]")
+
+
+def _remote(job: Job, name: StageName, environ: Mapping[str, str]) -> _Place:
+    stage = job.stages()[name]
+    return _Place(stage.base_url or OPENAI_URL, secrets_of(job, name, environ), str(stage.model))
 
 
 class Assembly:
@@ -106,12 +128,6 @@ class Assembly:
         self._limiters: dict[tuple[str, str, str], _Shared] = {}
         self._endpoints: dict[tuple[object, ...], Endpoint] = {}
 
-    def check(self) -> None:
-        """Raise `JobError` for whatever can be known to be wrong without sending anything."""
-        for name, stage in self._job.stages().items():
-            if not is_embedded(stage):
-                secrets_of(self._job, name, self._environ)
-
     @asynccontextmanager
     async def parts(self, fingerprint: str, save_rewrite: Callable[[bytes], Awaitable[None]]) -> AsyncIterator[Parts]:
         """The parts, open while the context lasts; an embedded model server runs as long."""
@@ -135,13 +151,12 @@ class Assembly:
 
     async def _place(self, stack: AsyncExitStack, name: StageName, stage: StageJob) -> _Place:
         if not is_embedded(stage):
-            secrets = secrets_of(self._job, name, self._environ)
-            return _Place(stage.base_url or OPENAI_URL, secrets, str(stage.model))
+            return _remote(self._job, name, self._environ)
         same = [n for n, other in self._job.stages().items() if n in self._places and other.model == stage.model]
         if same and is_embedded(self._job.stages()[same[0]]):
             return self._places[same[0]]
         slots = min(embedded.DEFAULT_SLOTS, (stage.limits or self._job.limits).most_open)
-        path = await embedded.ensure_model(str(stage.model), self._say)
+        path = await model_file.ensure_model(str(stage.model), self._say)
         served = await stack.enter_async_context(
             embedded.serve(path, slots=slots, context_tokens=embedded.DEFAULT_CONTEXT_TOKENS, say=self._say)
         )
@@ -151,7 +166,7 @@ class Assembly:
         self, stack: AsyncExitStack, name: StageName, stage: StageJob, model: type[BaseModel] | None
     ) -> Stage:
         place = self._places[name]
-        shared = self._limiter(name, stage, place)
+        shared = self._limiter(stage, place)
         strict = stage.strict and not (name == "answer" and self._job.answer.schema_file is not None)
         return Stage(
             name=name,
@@ -166,13 +181,10 @@ class Assembly:
             keep_messages=self._job.messages == "full",
         )
 
-    def _limiter(self, name: StageName, stage: StageJob, place: _Place) -> _Shared:
-        limits = stage.limits or self._job.limits
-        shared = self._limiters.get(place.account())
-        if shared is not None:
-            if shared.limits != limits:
-                raise JobError(f"{name}.limits: both stages use one account and model, so they share [limits]")
+    def _limiter(self, stage: StageJob, place: _Place) -> _Shared:
+        if (shared := self._limiters.get(place.account())) is not None:
             return shared
+        limits = stage.limits or self._job.limits
         limiter = Limiter(
             open_requests=min(limits.most_open, place.open_requests or limits.most_open),
             adaptive=limits.open_requests == "auto",
@@ -182,7 +194,7 @@ class Assembly:
             rng=self._rng,
         )
         health = Health(max_wait_s=self._job.retry.max_wait_s)
-        return self._limiters.setdefault(place.account(), _Shared(limiter, limits, health))
+        return self._limiters.setdefault(place.account(), _Shared(limiter, health))
 
     async def _endpoint(self, stack: AsyncExitStack, place: _Place) -> Endpoint:
         key = (place.base_url, place.secrets.api_key, *sorted(place.secrets.headers.items()))

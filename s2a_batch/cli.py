@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from s2a_batch import __version__
-from s2a_batch.errors import StopRun
+from s2a_batch.errors import JobError, StopRun
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from s2a_batch.display import Screen
     from s2a_batch.job import Job
+    from s2a_batch.resume import Options
 
 _BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
 
@@ -101,8 +102,10 @@ def run(  # noqa: PLR0913  the command's options
 ) -> None:
     """Run a job, or go on with it: the same command does both.
 
-    Exit status: 0 all answered, 1 some records failed, 2 wrong usage or job (nothing sent), 3 stopped early (the rest
-    is pending), 4 another run holds the directory, 130/143 interrupted (the rest is pending).
+    Exit status: 0 all answered, 1 some records failed,
+    2 wrong usage or job (nothing sent), 3 stopped early (the rest is pending),
+    4 another run holds the directory, 70 a fault of this program,
+    129, 130, 143 interrupted by a signal (the rest is pending).
     """
     from s2a_batch.display import Screen
 
@@ -114,14 +117,17 @@ def run(  # noqa: PLR0913  the command's options
     if open_requests is not None:
         table["limits"] = {"open_requests": int(open_requests) if open_requests.isdigit() else open_requests}
     table |= _answer_table(answer, choice)
+    if answer == "choice" and not choice and source.suffix != ".toml":
+        raise JobError("--answer choice needs its options: --choice yes --choice no")
     job = _job(source, table, setting or [])
-    if dry_run:
-        _dry_run(job, screen)
-        return
     from s2a_batch.resume import Options
-    from s2a_batch.worker import run_job
 
     how = Options(limit=limit, retry_failed=retry_failed, accept_changes=accept_changes, fresh=fresh)
+    if dry_run:
+        _dry_run(job, how, screen)
+        return
+    from s2a_batch.worker import run_job
+
     found = run_job(job, how, say=screen.say, watch=screen.watch)
     screen.finished(found, job.output)
     raise typer.Exit(found.exit_status)
@@ -144,23 +150,23 @@ def show(
 ) -> None:
     """Show one record: original, what the rewrite removed, answer, attempts."""
     from s2a_batch.display import Screen
-    from s2a_batch.inspect import find
+    from s2a_batch.inspect import find, prompt_field
 
     screen = Screen()
     for line in find(directory, record):
         if as_json:
             sys.stdout.write(line.decode() + "\n")
         else:
-            screen.record(line)
+            screen.record(line, prompt_field(directory))
 
 
-def _dry_run(job: Job, screen: Screen) -> None:
+def _dry_run(job: Job, how: Options, screen: Screen) -> None:
     import anyio
 
     from s2a_batch.inspect import dry_run
 
-    found = anyio.run(functools.partial(dry_run, job, os.environ))
-    screen.preview(found)
+    found = anyio.run(functools.partial(dry_run, job, how, os.environ))
+    screen.preview(found, job.input)
     if found.cut_short:
         raise typer.Exit(3)
     raise typer.Exit(1 if found.bad else 0)
@@ -183,6 +189,8 @@ def _answer_table(answer: str | None, choices: list[str] | None) -> dict[str, Js
         name = "class" if ":" in answer else "schema_file" if answer.endswith(".json") else "type"
         found[name] = answer
     if choices:
+        if answer not in (None, "choice"):
+            raise JobError(f"--choice goes with --answer choice, not with --answer {answer}")
         found["type"] = "choice"
         found["choices"] = list(choices)
     return {"answer": found} if found else {}

@@ -1,6 +1,6 @@
 """One request, once: openai sends it, and what comes back is a usable reply or one of our errors.
 
-Knows openai, with httpx2 below it; importing this module takes about a second. Invariants: the SDK never retries; one
+Knows openai; importing this module takes about a second. Invariants: the SDK never retries; one
 `send` is one HTTP request with one deadline; no message of an error holds a secret.
 """
 
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, cast
 from urllib.parse import quote, unquote, urlsplit
 
 import anyio
-import httpx2
 import openai
 from openai.types.chat import ChatCompletion
 from pydantic import JsonValue
@@ -24,6 +23,7 @@ from s2a_batch import faults
 from s2a_batch.errors import RequestRefused, TransientError, UnusableReply
 from s2a_batch.job import OPENAI_URL, masked_url
 from s2a_batch.records import Usage
+from s2a_batch.transport import TooMuchError, http_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -36,6 +36,7 @@ Request: TypeAlias = dict[str, JsonValue]
 """Parameters of a chat completion, by the API's names."""
 
 _CONNECT_S: Final = 10.0
+_MOST_TOKENS: Final = 10**9
 _SECRET_CHARS: Final = 5  # shorter ones, like the 'none' of keyless servers, stand in ordinary words
 _LOUD: Final = {"openai": logging.WARNING, "httpx2": logging.WARNING, "httpcore2": logging.WARNING}
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
@@ -100,10 +101,11 @@ class Endpoint:
             default_headers=headers,
             max_retries=0,
             timeout=openai.Timeout(deadline_s, connect=min(_CONNECT_S, deadline_s)),
-            http_client=_transport(base_url, connections),
+            http_client=http_client(base_url, connections),
         )
         if not base_url.startswith(OPENAI_URL):  # the environment may name them, for OpenAI alone
             self._openai.organization = self._openai.project = None
+            self._openai._custom_headers = headers  # noqa: SLF001  without OPENAI_CUSTOM_HEADERS
 
     async def __aenter__(self) -> Self:
         create = self._openai.chat.completions.with_raw_response.create
@@ -132,7 +134,11 @@ class Endpoint:
         except (TimeoutError, openai.APITimeoutError):
             raise TransientError("timeout", f"no complete reply within {self._deadline_s:g} s") from None
         except openai.APIConnectionError as error:
-            raise TransientError("connection", self._scrub(f"connection failed: {_root(error)}")[:220]) from None
+            if isinstance(error.__cause__, TooMuchError):
+                raise TransientError("not_an_answer", f"HTTP 200, and {error.__cause__}") from None
+            raise TransientError(
+                "connection", self._scrub(f"{self._url}: connection failed ({_root(error)})")[:220]
+            ) from None
         except openai.APIStatusError as error:
             raise self._refusal(error, request) from None
         except UnicodeEncodeError:
@@ -155,7 +161,7 @@ class Endpoint:
 
     def _judged(self, found: object, headers: Mapping[str, str], status: int, request: Request) -> Reply:
         """A reply that holds an answer, or the error that says why it does not."""
-        request_id = headers.get("x-request-id")
+        request_id = self._scrub(headers["x-request-id"]) if "x-request-id" in headers else None
         if not isinstance(found, ChatCompletion):
             start = self._scrub(_plain(" ".join(str(found).split())))[:120]
             message = f"HTTP {status} with {headers.get('content-type', 'no content type')} in place of JSON: {start}"
@@ -178,9 +184,9 @@ class Endpoint:
         tool = message.tool_calls[0] if message.tool_calls else None
         usage, found.usage = _usage(found), None  # instructor would write running totals into it
         if tool is not None and tool.type == "function":
-            text = tool.function.arguments = _plain(tool.function.arguments)
+            text = tool.function.arguments = self._scrub(_plain(tool.function.arguments))
         else:
-            text = message.content = _plain(_joined(message.content))
+            text = message.content = self._scrub(_plain(_joined(message.content)))
 
         def failed(error: type[AttemptError], kind: FailureKind, why: str, reply: object) -> AttemptError:
             kept = _plain(str(reply)) or None
@@ -216,14 +222,6 @@ def strict_schema(model: type[BaseModel]) -> dict[str, JsonValue]:
     return cast("dict[str, JsonValue]", json.loads(json.dumps(parameters)))
 
 
-def _transport(base_url: str, connections: int) -> httpx2.AsyncClient:
-    """The HTTP client. A faster transport goes in here."""
-    local = (urlsplit(base_url).hostname or "") in ("localhost", "127.0.0.1", "::1")
-    pool = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30)
-    # A redirect would be a second request, and would carry our headers to a place that the job does not name.
-    return openai.DefaultAsyncHttpx2Client(trust_env=not local, limits=pool, follow_redirects=False)
-
-
 def _silence() -> None:
     """Keep the libraries' logs from printing prompts and URLs with passwords, whatever OPENAI_LOG says."""
     for name, level in _LOUD.items():
@@ -246,7 +244,7 @@ def _usage(found: ChatCompletion) -> Usage:
 
 def _count(usage: object, name: str) -> int | None:
     value = getattr(usage, name, None)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS else None
 
 
 def _joined(content: object) -> str:

@@ -1,14 +1,14 @@
 """The local model server behind the default job: llama.cpp in a child process.
 
-The only module that knows `xllamacpp`, and in the child alone. It gives a
-Chat Completions endpoint on the loopback interface, so that a job runs with no
-account, no key and no other program.
+Knows xllamacpp, and that in the child alone. It gives a Chat Completions endpoint on the loopback interface, so that a
+job runs with no account, no key and no other program.
 
-Invariant: the child lives exactly as long as its parent wants it. It is told
-everything through its standard input, and it exits when that pipe closes, which
-the kernel does for a parent that was killed as well. It ignores SIGINT and
+Invariant: the child lives exactly as long as its parent wants it. It is told everything through its standard input, and
+it exits when that pipe closes, which the kernel does for a parent that was killed as well. It ignores SIGINT and
 SIGTERM, so that a run which drains keeps its server until the last reply.
 """
+
+from __future__ import annotations
 
 import importlib.util
 import json
@@ -19,23 +19,27 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final, NoReturn, Protocol, TypedDict
+from typing import IO, TYPE_CHECKING, Final, NoReturn, Protocol, TypedDict
 
 import anyio
-import anyio.abc
 from anyio.to_thread import run_sync
 
 from s2a_batch.errors import JobError
-from s2a_batch.model_file import ensure_model, last_lines
+from s2a_batch.job import EMBEDDED, is_embedded
+from s2a_batch.model_file import last_lines, own_model
 
-__all__ = ["DEFAULT_CONTEXT_TOKENS", "DEFAULT_SLOTS", "Served", "ensure_model", "serve"]
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
 
-# Tokens/s of rewrites with 1, 2, 4 slots: 33, 38, 31 (1 thread). Two also keep the
-# examples of both stages in the cache, 0.5 k to 0.8 k tokens that need 2 s to read.
+    from anyio.abc import Process
+
+    from s2a_batch.job import Job
+
+# Tokens/s of rewrites with 1, 2, 4 slots: 33, 38, 31 (1 thread). Two also keep the examples of both stages in the
+# cache, 0.5 k to 0.8 k tokens that need 2 s to read.
 DEFAULT_SLOTS: Final = 2
 # Instructions, examples and a short text take 850 tokens, the longest bounded reply 640.
 DEFAULT_CONTEXT_TOKENS: Final = 2048
@@ -45,18 +49,18 @@ _STOP_TIMEOUT_S: Final = 5.0
 _TAIL_BYTES: Final = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Served:
-    """A running server: where it listens, its key for this run, the model's name.
+    """A running server.
 
     Attributes:
-        base_url: what an OpenAI client takes as `base_url`, `/v1` included.
-        api_key: made for this run, known to this process and its child only.
-        model: the name to ask for, the file's name without `.gguf`.
+        base_url: What an OpenAI client takes as `base_url`, `/v1` included.
+        api_key: Made for this run, known to this process and its child only.
+        model: The name to ask for: the file's, without `.gguf`.
     """
 
     base_url: str
-    api_key: str
+    api_key: str = field(repr=False)
     model: str
 
 
@@ -69,29 +73,40 @@ class _Order(TypedDict):
     api_key: str
 
 
+def check(job: Job) -> None:
+    """Look whether the stages that the embedded server serves can be served; fetches and starts nothing.
+
+    Raises:
+        JobError: `xllamacpp` is missing, or a model file of the job is missing or no GGUF file.
+    """
+    models = {str(stage.model) for stage in job.stages().values() if is_embedded(stage)}
+    if models and importlib.util.find_spec("xllamacpp") is None:
+        raise JobError('the embedded model needs xllamacpp; hint: pip install "s2a-batch[embedded]"')
+    for model in models - {EMBEDDED}:
+        own_model(model)
+
+
 @asynccontextmanager
 async def serve(
     model_path: Path,
     *,
-    slots: int = DEFAULT_SLOTS,
-    context_tokens: int = DEFAULT_CONTEXT_TOKENS,
+    slots: int,
+    context_tokens: int,
     say: Callable[[str], None],
 ) -> AsyncIterator[Served]:
-    """Run a model server for the length of the block.
+    """A model server that runs as long as the context lasts.
 
     Args:
-        model_path: a GGUF file.
-        slots: how many requests it works on at once; more wait in its queue.
-        context_tokens: prompt plus reply of one request, at most.
-        say: takes one line for the user if the server died before its time.
+        model_path: A GGUF file.
+        slots: How many requests it works on at once; more wait in its queue.
+        context_tokens: Prompt plus reply of one request, at most.
+        say: Prints a line for the person at the screen when the server died before its time.
 
     Raises:
-        JobError: `xllamacpp` is missing, or the server was not ready within 60 s.
+        JobError: The server was not ready within 60 s.
 
     Cancelled anywhere, the child has ended when this returns, 10 s later at most.
     """
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise JobError('the embedded model needs xllamacpp; hint: pip install "s2a-batch[embedded]"')
     order = _Order(
         model_path=str(await anyio.Path(model_path).absolute()),
         slots=slots,
@@ -114,11 +129,10 @@ async def serve(
         log.close()
 
 
-async def _spawn(log: IO[bytes]) -> anyio.abc.Process:
+async def _spawn(log: IO[bytes]) -> Process:
     """Start the child in a session of its own, its messages going to `log`.
 
-    It starts where this package is, so that no file of the user's directory can
-    stand in for a module the child imports.
+    It starts where this package is, so that no file of the user's directory can stand in for a module it imports.
     """
     return await anyio.open_process(
         [sys.executable, "-m", "s2a_batch.embedded"],
@@ -130,8 +144,8 @@ async def _spawn(log: IO[bytes]) -> anyio.abc.Process:
     )
 
 
-async def _handshake(process: anyio.abc.Process, order: _Order, log: IO[bytes]) -> str:
-    """Tell the child what to serve and return the base URL it serves under."""
+async def _handshake(process: Process, order: _Order, log: IO[bytes]) -> str:
+    """Tell the child what to serve; returns the base URL that it serves under."""
     reply = b""
     if process.stdin is None or process.stdout is None:
         raise JobError("the model server has no pipes; hint: report this as a bug")
@@ -148,10 +162,10 @@ async def _handshake(process: anyio.abc.Process, order: _Order, log: IO[bytes]) 
     return f"{reply.decode().strip()}/v1"
 
 
-async def _end(process: anyio.abc.Process) -> int | None:
-    """Close the child's standard input, wait, kill it if it does not go; return its exit status.
+async def _end(process: Process) -> int | None:
+    """Close the child's standard input, wait, kill it if it does not go; returns its exit status.
 
-    A child that ends because it was asked to returns 0; every other status tells of a crash or a kill.
+    A child that ends because it was asked to ends with 0; every other status tells of a crash or a kill.
     """
     if process.stdin is not None:
         await process.stdin.aclose()
@@ -165,7 +179,7 @@ async def _end(process: anyio.abc.Process) -> int | None:
 
 
 async def _tail(log: IO[bytes]) -> str:
-    """Return the last lines of the child's messages."""
+    """The last lines of the child's messages."""
 
     def read() -> bytes:
         size = log.seek(0, os.SEEK_END)
@@ -193,8 +207,8 @@ def main() -> None:
 def _exit_with_parent() -> NoReturn:
     """Wait for the end of standard input, then leave without any clean-up.
 
-    Reads the descriptor itself: a thread inside `sys.stdin` would crash the
-    interpreter when it shuts down because the model did not load.
+    Reads the descriptor itself: a thread inside `sys.stdin` would crash the interpreter when it shuts down because the
+    model did not load.
     """
     while os.read(0, 4096):
         pass
@@ -211,7 +225,7 @@ class _Server(Protocol):
 
 def _start_llama(order: _Order) -> _Server:
     """Load the model and serve it on a free port of the loopback interface."""
-    import xllamacpp  # type: ignore[import-untyped] # noqa: PLC0415 - 100 MB of native code, wanted in the child alone
+    import xllamacpp  # type: ignore[import-untyped] # noqa: PLC0415  100 MB of native code, wanted in the child alone
 
     params = xllamacpp.CommonParams()
     params.model.path = order["model_path"]
@@ -233,10 +247,10 @@ def _start_llama(order: _Order) -> _Server:
 
 
 def _thread_count() -> int:
-    """Return half of the CPUs this process may use.
+    """Half of the CPUs that this process may use.
 
-    llama.cpp's threads wait for each other by spinning. On 2 CPUs with a busy
-    neighbour 2 threads gave 2 tokens/s and 1 thread 38; on idle CPUs 2 gave 70.
+    llama.cpp's threads wait for each other by spinning. On 2 CPUs with a busy neighbour 2 threads gave 2 tokens/s and
+    1 thread 38; on idle CPUs 2 gave 70.
     """
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, cpus // 2)

@@ -11,11 +11,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import rundir, source
+from s2a_batch import embedded, resume, rundir, source
 from s2a_batch.answers import answer_model
 from s2a_batch.errors import InputError, JobError
-from s2a_batch.job import is_embedded
-from s2a_batch.jobfile import secrets_of
+from s2a_batch.jobfile import check_secrets
 from s2a_batch.keys import KeyIndex
 from s2a_batch.records import BadLine
 
@@ -26,8 +25,10 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from s2a_batch.job import Job
+    from s2a_batch.resume import Options
 
 _SHOWN_BAD_LINES: Final = 20
+_CHARS_PER_TOKEN: Final = 3.5
 
 
 @dataclass(slots=True)
@@ -40,7 +41,8 @@ class Preview:
         done: Records that an earlier run of the same directory finished.
         bad: Faulty lines by reason.
         samples: The first faulty lines: number and message.
-        prompt_chars: Sum over the pending prompts.
+        requests: About how many a run would send now: without retries, and no more records than its limit.
+        prompt_tokens: About how many the prompts of those records have.
         cut_short: Why the input could not be read to its end.
     """
 
@@ -49,40 +51,72 @@ class Preview:
     done: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     samples: list[tuple[int, str]] = field(default_factory=list)
-    prompt_chars: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
     cut_short: str | None = None
 
+    def note_bad(self, bad: BadLine) -> None:
+        """Count a faulty line; the first ones are kept."""
+        self.bad[bad.kind] += 1
+        if len(self.samples) < _SHOWN_BAD_LINES:
+            self.samples.append((bad.line, bad.message))
 
-async def dry_run(job: Job, environ: Mapping[str, str]) -> Preview:
-    """Check the job and read the whole input; nothing is sent and nothing is written.
+
+async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Preview:
+    """Check what a run would check and read the whole input; nothing is sent and nothing is written.
 
     Raises:
         JobError: As a run would raise it.
     """
-    answer_model(job.answer)
-    for name, stage in job.stages().items():
-        if not is_embedded(stage):
-            secrets_of(job, name, environ)
-    found = Preview()
+    _check(job, options, environ)
+    found, chars, taken = Preview(), 0, 0
     with KeyIndex() as keys:
-        for name in (rundir.RESULTS, rundir.DEAD_LETTERS, *((rundir.REWRITES,) if job.only else ())):
-            keys.add_done((key for key, _ in rundir.scan(job.output / name)), "answered")
+        if not options.fresh:
+            _read_done(job, options, keys)
         try:
             async with aclosing(source.records(job.input, job.fields, keys)) as records:
                 async for record in records:
                     found.lines += 1
+                    done = keys.done_as(record.key) is not None
+                    now = not done and (options.limit is None or taken < options.limit)
+                    taken += now
                     if isinstance(record, BadLine):
-                        found.bad[record.kind] += 1
-                        if len(found.samples) < _SHOWN_BAD_LINES:
-                            found.samples.append((record.line, record.message))
-                    elif keys.done_as(record.key) is not None:
-                        found.done += 1
-                    else:
-                        found.pending += 1
-                        found.prompt_chars += len(record.prompt)
+                        found.note_bad(record)
+                        continue
+                    found.done += done
+                    found.pending += not done
+                    if now:
+                        chars += len(record.prompt)
+                        found.requests += len(job.stages()) - (keys.rewrite_offset(record.key) is not None)
         except InputError as error:
             found.cut_short = str(error)
+    found.prompt_tokens = round(chars / _CHARS_PER_TOKEN)
     return found
+
+
+def _check(job: Job, options: Options, environ: Mapping[str, str]) -> None:
+    """What a run finds wrong before its first request, but for what only a lock or a model server can tell."""
+    settings = resume.settings_of(job)
+    answer_model(job.answer)
+    check_secrets(job, environ)
+    embedded.check(job)
+    rundir.RunDirectory(job.output).refuse_foreign_files()
+    if options.fresh or options.accept_changes:
+        return
+    if changed := resume.compare(rundir.read_manifest(job.output), settings, job.only):
+        rows = "\n  ".join(changed)
+        hint = "another output directory, --fresh to start anew here, or --accept-changes to go on"
+        raise JobError(f"{job.output}: was run with other settings:\n  {rows}\nhint: {hint}")
+
+
+def _read_done(job: Job, options: Options, keys: KeyIndex) -> None:
+    for name in (rundir.RESULTS, *(() if options.retry_failed else (rundir.DEAD_LETTERS,))):
+        keys.add_done((key for key, _ in rundir.scan(job.output / name)), "answered")
+    rewrites = rundir.scan(job.output / rundir.REWRITES)
+    if job.only:
+        keys.add_done((key for key, _ in rewrites), "rewritten")
+    else:
+        keys.add_rewrites(rewrites)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +138,7 @@ class Standing:
 
 def standing(directory: Path) -> Standing:
     """Count what is in a run's directory; `JobError` when it is none."""
-    manifest = rundir.read_manifest(directory)
-    if manifest is None:
-        raise JobError(f"{directory}: no run here (it has no {rundir.MANIFEST}); give the directory that -o named")
+    manifest = _manifest(directory)
     with KeyIndex() as keys:
         answered = keys.add_done((key for key, _ in rundir.scan(directory / rundir.RESULTS)), "answered")
         failed = keys.add_done((key for key, _ in rundir.scan(directory / rundir.DEAD_LETTERS)), "failed")
@@ -121,7 +153,7 @@ def find(directory: Path, wanted: str) -> list[bytes]:
     Raises:
         JobError: There is none.
     """
-    rundir.read_manifest(directory)
+    _manifest(directory)
     needles = _needles(wanted)
     for names in ((rundir.RESULTS, rundir.DEAD_LETTERS), (rundir.REWRITES,)):
         found = [
@@ -133,6 +165,29 @@ def find(directory: Path, wanted: str) -> list[bytes]:
         if found:
             return found
     raise JobError(f"{directory}: no record '{wanted}'; give an id of the input, a key, or line:N")
+
+
+def prompt_field(directory: Path) -> str:
+    """Under which name the input objects of a run hold their prompt."""
+    job = _manifest(directory).get("job")
+    fields = job.get("fields") if isinstance(job, dict) else None
+    return str(fields.get("prompt")) if isinstance(fields, dict) else "prompt"
+
+
+def first_failed(directory: Path) -> int | None:
+    """The line number of the first dead letter; None when there is none, or none to be read."""
+    try:
+        _, line = next(rundir.lines(directory / rundir.DEAD_LETTERS))
+        return int(json.loads(line)["line"])
+    except (StopIteration, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _manifest(directory: Path) -> dict[str, JsonValue]:
+    manifest = rundir.read_manifest(directory)
+    if manifest is None:
+        raise JobError(f"{directory}: no run here (it has no {rundir.MANIFEST}); give the directory that -o named")
+    return manifest
 
 
 def _needles(wanted: str) -> list[bytes]:

@@ -11,22 +11,37 @@ import json
 import os
 import tomllib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from s2a_batch.bounds import Limits, Retry
 from s2a_batch.errors import JobError
-from s2a_batch.job import OPENAI_KEY, AnswerJob, Fields, Job, RewriteJob, read_bytes
+from s2a_batch.job import OPENAI_KEY, Job, is_embedded, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from pydantic import BaseModel, JsonValue
+    from pydantic import JsonValue
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
     from s2a_batch.records import StageName
+
+
+_MISSING: Final = {
+    "input": 'no input; give input = ".." in the job file',
+    "output": 'no output; give -o DIR (or output = ".." in the job file)',
+}
+_EXPECTED: Final = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("dict_type", "model_type"), "a table"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    "string_type": "a text",
+    "path_type": "a path",
+}
 
 
 def load(path: Path, overrides: dict[str, JsonValue] | None = None) -> Job:
@@ -103,6 +118,13 @@ def secrets_of(job: Job, name: StageName, environ: Mapping[str, str]) -> Secrets
     return Secrets(key or "none", headers)
 
 
+def check_secrets(job: Job, environ: Mapping[str, str]) -> None:
+    """Look up what every stage that runs will send; `JobError` names a variable that is not set."""
+    for name, stage in job.stages().items():
+        if not is_embedded(stage):
+            secrets_of(job, name, environ)
+
+
 def _anchor(table: dict[str, JsonValue], folder: Path) -> None:
     """Make the paths of a job file relative to its directory."""
     answer, rewrite = table.get("answer"), table.get("rewrite")
@@ -125,24 +147,46 @@ def _merge(low: dict[str, JsonValue], high: dict[str, JsonValue]) -> dict[str, J
 
 def _explain(fault: ErrorDetails) -> str:
     place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "missing":
+        return _MISSING.get(place, f"no {place}")
     if fault["type"] != "extra_forbidden":
-        message = fault["msg"].removeprefix("Value error, ")
+        message = _expectation(fault)
         return f"{place}: {message}" if place else message
     known = _known_keys(fault["loc"][:-1])
     near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
     return f"{place}: no such key; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}")
 
 
+def _expectation(fault: ErrorDetails) -> str:
+    """What stands there in place of what; a kind and never the value, which may be a key in the wrong place."""
+    if expected := _EXPECTED.get(fault["type"]):
+        return f"expected {expected}, found {_kind(fault['input'])}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return message.replace("Input should be", "expected").replace("than or equal", "or equal")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, bool):
+        return "true or false"
+    return {dict: "a table", list: "a list", int: "a whole number", float: "a number"}.get(type(value), "nothing")
+
+
 def _known_keys(place: tuple[int | str, ...]) -> list[str]:
-    tables: dict[tuple[int | str, ...], type[BaseModel]] = {
-        (): Job,
-        ("fields",): Fields,
-        ("rewrite",): RewriteJob,
-        ("answer",): AnswerJob,
-        ("limits",): Limits,
-        ("rewrite", "limits"): Limits,
-        ("answer", "limits"): Limits,
-        ("retry",): Retry,
-    }
-    model = tables.get(place)
-    return [] if model is None else [field.alias or name for name, field in model.model_fields.items()]
+    """What the table at this place may hold, by the names of a job file."""
+    table: type[BaseModel] | None = Job
+    for name in place:
+        field = None if table is None else _fields(table).get(str(name))
+        table = None if field is None else _table_in(field.annotation)
+    return [] if table is None else list(_fields(table))
+
+
+def _fields(table: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in table.model_fields.items()}
+
+
+def _table_in(annotation: object) -> type[BaseModel] | None:
+    """The table among the types that a key may have."""
+    kinds = get_args(annotation) or (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

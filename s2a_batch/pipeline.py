@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from s2a_batch.errors import FailureKind
     from s2a_batch.job import AnswerJob, RewriteJob
-    from s2a_batch.records import Record, Status
+    from s2a_batch.records import BadLine, Record, Status
     from s2a_batch.stages import Stage
 
 
@@ -85,7 +85,7 @@ class Pipeline:
             return line.outcome("failed", error=line.fault(error.kind, str(error)))
         except (Drained, StopRun):
             raise
-        except Exception as error:  # noqa: BLE001  the one place that turns a record's bug into its dead letter
+        except (Exception, SystemExit) as error:  # noqa: BLE001  the one place that turns a record's bug into its dead letter
             where = traceback.extract_tb(error.__traceback__)[-1]
             message = f"{type(error).__name__} in {where.name} (line {where.lineno}); please report it"
             return line.outcome("failed", error=line.fault("bug", message))
@@ -131,15 +131,18 @@ class FinishedRewrite:
     checks: tuple[Check, ...]
 
     @classmethod
-    def from_line(cls, line: bytes) -> FinishedRewrite:
-        """Read back a line of `rewrites.jsonl`."""
-        found = json.loads(line)
-        audit = found["stages"]["rewrite"]
-        return cls(
-            Rewrite.model_validate(found["rewrite"]),
-            None if audit is None else StageAudit.model_validate(audit),
-            tuple(Check.model_validate(c) for c in found["checks"]),
-        )
+    def from_line(cls, line: bytes) -> FinishedRewrite | None:
+        """Read back a line of `rewrites.jsonl`; None when it is of another version, so that it must be paid again."""
+        try:
+            found = json.loads(line)
+            audit = found["stages"]["rewrite"]
+            return cls(
+                Rewrite.model_validate(found["rewrite"]),
+                None if audit is None else StageAudit.model_validate(audit),
+                tuple(Check.model_validate(c) for c in found["checks"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
 
 
 @dataclass(slots=True)
@@ -185,3 +188,15 @@ def _examples(job: AnswerJob) -> prompts.Examples:
         return "none"
     shown: dict[str, prompts.Examples] = {"text": "text", "bool": "bool", "int": "number", "float": "number"}
     return shown[job.type]
+
+
+def written(record: Record | BadLine, outcome: Outcome) -> tuple[Outcome, bytes]:
+    """An outcome as its line; one that is no JSON, as a user's own class may make it, becomes a dead letter."""
+    try:
+        return outcome, result_line(record, outcome)
+    except ValueError as error:
+        fault = RecordFault(
+            kind="bug", message=f"the answer is no JSON: {type(error).__name__}", stage="answer", line=record.line
+        )
+        failed = outcome.model_copy(update={"status": "failed", "answer": None, "error": fault})
+        return failed, result_line(record, failed)

@@ -1,29 +1,23 @@
 """What both stages ask: the messages of System 2 Attention, arXiv 2311.11829.
 
-Pure functions over text; the only module that knows our wording. The method is
-the paper's, sec. 2.2 and appendix A: stage 1 rewrites the user's text without what
-would mislead, stage 2 answers from the rewrite alone. The wording is our own.
+Pure functions over text; the only module that knows our wording. The method is the paper's, sec. 2.2 and appendix A;
+the wording is ours: stage 1 rewrites the user's text without what would mislead, stage 2 answers from the rewrite.
 
-Invariant: the user's text is data. It is never formatted or templated, so that
-braces, backslashes and leading spaces arrive as they are: in stage 1 as the whole
-of the last message, in stage 2 as one piece of it. All instructions are in the
-system message.
+Invariant: the user's text is data. It is never formatted or templated, so that braces, backslashes and leading spaces
+arrive as they are: in stage 1 as the whole of the last message, in stage 2 as one piece of it. All instructions are in
+the system message.
 """
 
+from __future__ import annotations
+
 import json
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from s2a_batch.job import Preset
 
 Message: TypeAlias = dict[str, str]
 """One chat message: `role` and `content`."""
-
-Preset: TypeAlias = Literal["unbiased", "relevance", "question"]
-"""What stage 1 is asked to drop.
-
-- `unbiased`: opinions, preferences, pressure; all else stays (the paper's default).
-- `relevance`: what the question does not need, and what would bias the answer
-  (the paper's emphasis for distractors).
-- `question`: as `unbiased`, and claims become questions (arXiv 2602.23971).
-"""
 
 Examples: TypeAlias = Literal["none", "text", "number", "bool"]
 """Whether worked examples precede the text, and for stage 2 the type of answer they show."""
@@ -35,6 +29,7 @@ _TASK: Final = (
     "Each message from the user is a text that somebody else will answer later. "
     "You prepare it: split it into the context worth knowing and the question it asks."
 )
+# unbiased is the paper's default, relevance its emphasis for distractors; for question see arXiv 2602.23971.
 _PRESETS: Final[dict[Preset, str]] = {
     "unbiased": (
         "relevant_context: everything in the text that is information, and nothing that is opinion, guess, preference, "
@@ -144,13 +139,13 @@ def rewrite_messages(
     instructions: str | None = None,
     examples: bool = False,
 ) -> list[Message]:
-    """Return the messages of stage 1 for one prompt.
+    """The messages of stage 1 for one prompt.
 
     Args:
-        prompt: the user's text; the last message's whole content, unchanged.
-        preset: which wording of ours; of no effect when `instructions` is given.
-        instructions: the job's own wording in place of ours, None for ours.
-        examples: put worked examples before the text; tiny models need them.
+        prompt: The user's text; the last message's whole content, unchanged.
+        preset: Which wording of ours; of no effect when `instructions` is given.
+        instructions: The job's own wording; None: ours.
+        examples: Put worked examples before the text; tiny models need them.
     """
     wording = "\n".join((_TASK, _PRESETS[preset], _RULES)) if instructions is None else instructions
     shown = _shown_rewrites() if examples else []
@@ -158,7 +153,7 @@ def rewrite_messages(
 
 
 def _shown_rewrites() -> list[Message]:
-    """Return the worked examples of stage 1 as turns of a conversation."""
+    """The worked examples of stage 1 as turns of a conversation."""
     turns = []
     for noisy, context, query in _REWRITES:
         reply = json.dumps({"relevant_context": context, "user_query": query}, ensure_ascii=False)
@@ -166,7 +161,7 @@ def _shown_rewrites() -> list[Message]:
     return turns
 
 
-def answer_messages(  # noqa: PLR0913 - two texts, and four switches by name
+def answer_messages(  # noqa: PLR0913  two texts, and four switches by name
     rewrite_context: str,
     rewrite_query: str,
     *,
@@ -175,17 +170,16 @@ def answer_messages(  # noqa: PLR0913 - two texts, and four switches by name
     examples: Examples = "none",
     original: str | None = None,
 ) -> list[Message]:
-    """Return the messages of stage 2 for one rewrite.
+    """The messages of stage 2 for one rewrite.
 
     Args:
-        rewrite_context: stage 1's `relevant_context`; may be empty.
-        rewrite_query: stage 1's `user_query`.
-        instructed: add the sentence that asks for an answer without bias; without
-            it this is the paper's S2A-NI.
-        instructions: the job's own wording in place of ours, None for ours.
-        examples: the type of answer to show by worked examples, `"none"` for none.
-        original: the user's whole text, to be shown before the rewrite (the paper's
-            S2A-KeepOrig); None, as it should be, for hard attention.
+        rewrite_context: Stage 1's `relevant_context`; may be empty.
+        rewrite_query: Stage 1's `user_query`.
+        instructed: Add the sentence that asks for an answer without bias; without it this is the paper's S2A-NI.
+        instructions: The job's own wording; None: ours.
+        examples: The type of answer to show by worked examples.
+        original: The user's whole text, to be shown before the rewrite (the paper's S2A-KeepOrig); None, as it should
+            be, for hard attention.
     """
     ours = _ANSWER + " " + _DEBIAS if instructed else _ANSWER
     turns = [_message("system", ours if instructions is None else instructions)]
@@ -198,10 +192,9 @@ def answer_messages(  # noqa: PLR0913 - two texts, and four switches by name
 
 
 def _asked(context: str, query: str) -> str:
-    """Join the two parts of a rewrite; an empty context leaves the question alone."""
+    """The two parts of a rewrite as one text; an empty context leaves the question alone."""
     return context + "\n\n" + query if context else query
 
 
 def _message(role: str, content: str) -> Message:
-    """Return one chat message."""
     return {"role": role, "content": content}

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from s2a_batch.errors import FailureKind
 
 SCHEMA_VERSION: Final = 1
-LINE_PREFIX: Final = b'{"schema":1,"key":"'
+LINE_PREFIX: Final = b'{"schema":%d,"key":"' % SCHEMA_VERSION
 """How every line of every output file begins, so that a resume reads keys without parsing JSON."""
 
 StageName = Literal["rewrite", "answer"]
@@ -194,13 +194,19 @@ class _Raw(Wire):
 
 def result_line(record: Record | BadLine, outcome: Outcome) -> bytes:
     """One strict JSON line, LF at its end, of a record and what became of it."""
+    tail: list[bytes | memoryview]
     if record.input_json is not None:
-        tail = b',"input":' + record.input_json
+        tail = [b',"input":', record.input_json]
     else:
         raw = record.raw if isinstance(record, BadLine) else None
-        tail = b',"input":null,' + _Raw(raw=raw).model_dump_json().encode()[1:-1]
-    head = LINE_PREFIX + record.key.encode() + b'","line":%d,"id":' % record.line + record.id_json
-    return head + b"," + outcome.model_dump_json().encode()[1:-1] + tail + b"}\n"
+        tail = [b',"input":null,', _fields(_Raw(raw=raw))]
+    head = b'%s%s","line":%d,"id":%s,' % (LINE_PREFIX, record.key.encode(), record.line, record.id_json)
+    return b"".join([head, _fields(outcome), *tail, b"}\n"])  # one copy: a line may be as long as a book
+
+
+def _fields(part: Wire) -> memoryview:
+    """A part's JSON without its braces."""
+    return memoryview(part.model_dump_json().encode())[1:-1]
 
 
 class StageSummary(Wire):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from s2a_batch.records import StageSummary, Summary, Usage
 
 if TYPE_CHECKING:
-    from s2a_batch.records import Attempt, BadLine, Outcome, Record, StageName, Status
+    from s2a_batch.records import Attempt, Outcome, StageName, Status
 
 
 @dataclass(slots=True)
@@ -32,11 +32,14 @@ class StageTally:
     usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
 
-    def add(self, attempt: Attempt) -> None:
-        """Count one finished attempt."""
-        self.requests += 1
-        self.retries += attempt.n > 1
-        self.reasks += attempt.reask
+    def add(self, attempt: Attempt, before: Attempt | None) -> None:
+        """Count one finished attempt; `before` is the one of the same stage and record before it, None for the first.
+
+        A re-ask follows a reply that did not fit, a retry follows any other fault but a rate limit.
+        """
+        after = None if before is None or before.error is None else before.error.kind
+        self.reasks += after == "invalid_reply"
+        self.retries += after not in (None, "invalid_reply", "rate_limited")
         self.seconds += attempt.seconds
         self.rate_limited += attempt.error is not None and attempt.error.kind == "rate_limited"
         if attempt.usage is not None:
@@ -66,8 +69,9 @@ class Tally:
         lines: Non-blank input lines read so far.
         skipped: Of these: done by an earlier execution.
         failed_before: Of those: dead letters.
-        read_bytes: Bytes of the lines read so far; with `total_bytes` the basis of what is left.
-        total_bytes: Size of the input, None when unknown (packed).
+        read_bytes: Up to where the input has been read; with `total_bytes` the basis of what is left.
+        total_bytes: Size of the input as it lies on the disk, None when unknown.
+        limit: How many records this execution takes up at most; None: all.
     """
 
     rewrite: StageTally = field(default_factory=StageTally)
@@ -81,15 +85,19 @@ class Tally:
     kinds: Counter[str] = field(default_factory=Counter)
     read_bytes: int = 0
     total_bytes: int | None = None
+    limit: int | None = None
 
     def stage(self, name: StageName) -> StageTally:
         """The tally of the stage of this name."""
         return self.rewrite if name == "rewrite" else self.answer
 
-    def read(self, record: Record | BadLine, done_as: Status | None) -> None:
+    def reached(self, position: int) -> None:
+        """The input has been read up to this byte."""
+        self.read_bytes = position
+
+    def read(self, done_as: Status | None) -> None:
         """Count one input line, and what an earlier execution made of it."""
         self.lines += 1
-        self.read_bytes += 1 + len(record.input_json or b"")
         self.skipped += done_as is not None
         self.failed_before += done_as == "failed"
 
@@ -114,11 +122,13 @@ class Tally:
         return self.answered + self.rewritten + self.failed
 
     def left(self) -> int | None:
-        """About how many records are left, by the bytes still unread; None when the size is unknown."""
-        if self.total_bytes is None or not self.read_bytes:
-            return None
-        unread = max(0, self.total_bytes - self.read_bytes) * self.lines // self.read_bytes
-        return self.lines - self.done + unread
+        """About how many records are left to this execution, by the bytes still unread; None when that is unknown."""
+        # Of a limit's records `finished` are done; the others are under way or not yet taken.
+        bounds = [] if self.limit is None else [self.limit - self.finished]
+        if self.total_bytes is not None and self.read_bytes:
+            unread = max(0, self.total_bytes - self.read_bytes) * self.lines // self.read_bytes
+            bounds.append(self.lines - self.done + unread)
+        return min(bounds, default=None)
 
     @property
     def requests(self) -> int:

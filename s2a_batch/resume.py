@@ -1,7 +1,7 @@
 """What an execution finds in the run's directory, and whether it may go on from there.
 
 Invariants: nothing is appended before torn ends are repaired and the settings compared; a changed job never mixes its
-answers into an old run without a word.
+answers into an old run without a word; the fingerprint in `run.json` is that of the settings beside it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from s2a_batch import __version__, prompts, rundir
 from s2a_batch.answers import answer_model
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from s2a_batch.keys import KeyIndex
     from s2a_batch.records import Summary
     from s2a_batch.rundir import RunDirectory
+
+Settings: TypeAlias = "dict[str, JsonValue]"
+"""What can change a result, flat: `rewrite.model`, `answer.type`, .."""
+
+_ANSWER: Final = "answer."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Resume:
     """Prepares a locked run directory for one execution of a job.
 
     Attributes:
-        fingerprint: Of all that can change an answer; goes into every line.
+        fingerprint: Of all that can change an answer; goes into every line. Settled by `prepare`.
     """
 
     def __init__(
@@ -60,10 +65,7 @@ class Resume:
         self._directory = directory
         self._keys = keys
         self._say = say
-        self._settings: dict[str, JsonValue] = {**job.settings(), "prompt_version": prompts.PROMPT_VERSION}
-        if not job.only and job.answer.class_ is not None and (model := answer_model(job.answer)) is not None:
-            schema = json.dumps(model.model_json_schema(), sort_keys=True)
-            self._settings["answer.class"] = f"{job.answer.class_} {hashlib.sha256(schema.encode()).hexdigest()}"
+        self._settings = settings_of(job)
         self.fingerprint = fingerprint(self._settings)
 
     def prepare(self) -> int:
@@ -80,9 +82,12 @@ class Resume:
             raise OutputError(f"{place}: cannot be made ready for a resume: {error.strerror}") from None
 
     def _prepare(self) -> int:
-        if self._options.fresh and (aside := self._directory.set_all_aside()):
+        aside = self._directory.finish_setting_aside()
+        if self._options.fresh and aside is None:
+            aside = self._directory.set_all_aside()
+        if aside is not None:
             self._say(f"the earlier run was set aside in {self._directory.path / aside}")
-        self._compare(rundir.read_manifest(self._directory.path))
+        self._settle()
         for note in self._directory.repair():
             self._say(note)
         if self._options.retry_failed and (aside := self._directory.set_dead_letters_aside()):
@@ -104,18 +109,65 @@ class Resume:
             }
         )
 
-    def _compare(self, manifest: dict[str, JsonValue] | None) -> None:
-        old = None if manifest is None else manifest.get("settings")
-        if not isinstance(old, dict):
-            return
-        answers = {name: value for name, value in old.items() if name.startswith("answer.")}
-        if self._job.only:  # the answers that lie here stay what they are
-            self._settings |= answers
-        new = {name: value for name, value in self._settings.items() if answers or not name.startswith("answer.")}
-        found = changes(old, new)
+    def _settle(self) -> None:
+        """Compare with what was run here before, and settle the settings that this execution stands for."""
+        manifest = rundir.read_manifest(self._directory.path)
+        found = compare(manifest, self._settings, self._job.only)
+        if manifest is None and not self._made_by_these():
+            found = [f"which ones is unknown: there are results and no {rundir.MANIFEST}"]
         if found and not self._options.accept_changes:
             raise JobError(
                 f"{self._directory.path}: was run with other settings, and a resume would mix answers:\n  "
                 + "\n  ".join(found)
                 + "\nhint: another output directory, --fresh to start anew here, or --accept-changes to go on"
             )
+        self._settings = effective(manifest, self._settings, self._job.only)
+        self.fingerprint = fingerprint(self._settings)
+
+    def _made_by_these(self) -> bool:
+        """Whether these settings made what lies here, as far as the first line of each file tells; nothing: yes."""
+        rewrites_alone = {name: value for name, value in self._settings.items() if not name.startswith(_ANSWER)}
+        return self._directory.fingerprints() <= {self.fingerprint, fingerprint(rewrites_alone)}
+
+
+def settings_of(job: Job) -> Settings:
+    """All that can change a result of this job.
+
+    Raises:
+        JobError: The answer's class cannot be used, or a file that the job names cannot be read.
+    """
+    settings: Settings = {**job.settings(), "prompt_version": prompts.PROMPT_VERSION}
+    if not job.only and job.answer.class_ is not None and (model := answer_model(job.answer)) is not None:
+        schema = json.dumps(model.model_json_schema(), sort_keys=True)
+        settings["answer.class"] = f"{job.answer.class_} {hashlib.sha256(schema.encode()).hexdigest()}"
+    return settings
+
+
+def effective(manifest: Settings | None, settings: Settings, only: str | None) -> Settings:
+    """What the whole run stands for: an execution that asks for no answers leaves those that lie there as they are."""
+    return settings | _answers(_settings_in(manifest)) if only else settings
+
+
+def compare(manifest: Settings | None, settings: Settings, only: str | None) -> list[str]:
+    """What keeps a job from going on from an earlier run, one readable change a line; nothing: it may.
+
+    Args:
+        manifest: What `run.json` says; None when nothing was run yet.
+        settings: Those of the job (`settings_of`).
+        only: The job's.
+    """
+    old, new = _settings_in(manifest), effective(manifest, settings, only)
+    if not old:
+        return []
+    if not _answers(old):  # rewrites alone lie there, and any answers may be made from them
+        new = {name: value for name, value in new.items() if not name.startswith(_ANSWER)}
+    return changes(old, new)
+
+
+def _settings_in(manifest: Settings | None) -> Settings:
+    found = None if manifest is None else manifest.get("settings")
+    return found if isinstance(found, dict) else {}
+
+
+def _answers(settings: Settings) -> Settings:
+    return {name: value for name, value in settings.items() if name.startswith(_ANSWER)}

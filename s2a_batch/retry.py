@@ -93,16 +93,19 @@ def _error(state: RetryCallState) -> BaseException | None:
     return None if state.outcome is None else state.outcome.exception()
 
 
-_OF_THE_RECORD: Final = frozenset({"refusal", "content_filter"})
+_OF_THE_RECORD: Final = frozenset({"refusal", "content_filter", "truncated", "only_reasoning"})
 """Failures that only an endpoint that works has."""
-_UNREACHED: Final = frozenset({"connection"})
+_UNCLEAR: Final = frozenset({"too_long"})
+"""Failures that a long record has, and a wrong parameter too."""
+_PASSING: Final = frozenset({"connection", "timeout", "server_error"})
+"""Failures that may pass by themselves."""
 
 
 class Health:
     """Whether an endpoint works: tells a fault of a record from one of the job, and from an outage.
 
     Args:
-        patience: How many attempts may fail before the first one that succeeds.
+        patience: How many attempts may fail before the first one that succeeds; three times as many that may pass.
         max_wait_s: How long it may be gone, or answer with nothing but rate limits.
     """
 
@@ -110,19 +113,21 @@ class Health:
     # record's fault; a 500 may be, so that takes more of them.
     _OUTAGE: Final = 3
     _OUTAGE_ANSWERED: Final = 8
+    _PASSING_PATIENCE: Final = 3
 
     def __init__(self, patience: int = 8, max_wait_s: float = 600.0) -> None:
         self._patience = patience
         self._max_wait_s = max_wait_s
         self._failures = 0
-        self._worked = False
+        self._weight = 0
+        self._worked_at = float("-inf")
         self._bad_since: float | None = None
         self._unreached: set[int] = set()
         self._failed: set[int] = set()
 
     def note_success(self) -> None:
         """An attempt was answered."""
-        self._worked = True
+        self._worked_at = anyio.current_time()
         self._bad_since = None
         self._unreached.clear()
         self._failed.clear()
@@ -142,17 +147,45 @@ class Health:
         """
         if error.kind in _OF_THE_RECORD:
             self.note_success()
+        if error.kind in _OF_THE_RECORD | _UNCLEAR:
             return False
         if isinstance(error, RateLimitedError):
             self._bear(error, "nothing but rate limits")
             return False
-        self._failures += 1
-        if not self._worked and self._failures >= self._patience:
-            raise EndpointError(f"none of the first {self._failures} requests was answered; the last one: {error}")
-        if not self._worked or not isinstance(error, TransientError):
+        if not self._worked():
+            self._begin(error)
             return False
+        return isinstance(error, TransientError) and self._is_down(error, record)
+
+    def judge(self, error: AttemptError, *, since: float) -> None:
+        """A record has no attempt left.
+
+        Args:
+            error: Of its last attempt.
+            since: When its first attempt began.
+
+        Raises:
+            EndpointError: It is not the record: nothing has ever been answered, or nothing could be reached since.
+        """
+        lost = error.kind in _PASSING and not self._worked()
+        if lost or (error.kind == "connection" and self._worked_at < since):
+            raise EndpointError(f"{error}; nothing was answered since; is the server up, and base_url right?")
+
+    def _worked(self) -> bool:
+        return self._worked_at > float("-inf")
+
+    def _begin(self, error: AttemptError) -> None:
+        self._failures += 1
+        self._weight += 1 if error.kind in _PASSING else self._PASSING_PATIENCE
+        if self._weight >= self._patience * self._PASSING_PATIENCE:
+            raise EndpointError(
+                f"none of the first {self._failures} requests was answered; the last one: {error}; is the server up, "
+                "and base_url right?"
+            )
+
+    def _is_down(self, error: TransientError, record: int) -> bool:
         self._failed.add(record)
-        if error.kind in _UNREACHED:
+        if error.kind == "connection":
             self._unreached.add(record)
         down = len(self._unreached) >= self._OUTAGE or len(self._failed) >= self._OUTAGE_ANSWERED
         if down:

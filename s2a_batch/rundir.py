@@ -31,6 +31,8 @@ REWRITES: Final = "rewrites.jsonl"
 MANIFEST: Final = "run.json"
 LINE_FILES: Final = (RESULTS, DEAD_LETTERS, REWRITES)
 DAMAGED: Final = "damaged.bin"
+_HALF: Final = ".part"
+_NEW: Final = ".new"
 _LOCK: Final = ".lock"
 _BLOCK_BYTES: Final = 4 << 20
 _KEY_AT: Final = len(LINE_PREFIX)
@@ -49,7 +51,7 @@ class RunDirectory:
         self._lock_fd: int | None = None
 
     def __enter__(self) -> Self:
-        self._refuse_foreign_files()
+        self.refuse_foreign_files()
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_fd = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -58,7 +60,7 @@ class RunDirectory:
         if not _locked(self._lock_fd):
             holder = os.pread(self._lock_fd, 200, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._lock_fd)
-            raise LockedError(f"{self.path}: another run holds it ({holder}); wait for it, or stop it") from None
+            raise LockedError(f"{self.path}: another run holds it ({holder}); wait for it, or stop it")
         # For people only: the kernel's lock decides, so what a killed run left in here never stands in the way.
         os.ftruncate(self._lock_fd, 0)
         os.pwrite(self._lock_fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
@@ -105,17 +107,33 @@ class RunDirectory:
         return aside.name
 
     def set_all_aside(self) -> str | None:
-        """Start anew in the same place: the old files move into a subdirectory `old-N`."""
-        names = [name for name in (*LINE_FILES, MANIFEST) if (self.path / name).exists()]
-        if not names:
+        """Start anew in the same place: all files of the run move into a subdirectory `old-N`; returns its name."""
+        if not self._files():
             return None
         n = 1
-        while (aside := self.path / f"old-{n}").exists():
+        while (self.path / f"old-{n}").exists():
             n += 1
-        aside.mkdir(mode=0o700)
-        for name in names:
-            (self.path / name).rename(aside / name)
-        return aside.name
+        (self.path / f"old-{n}{_HALF}").mkdir(mode=0o700)
+        return self.finish_setting_aside()
+
+    def finish_setting_aside(self) -> str | None:
+        """Move what `set_all_aside` was killed before it could move; None when it was not."""
+        for half in self.path.glob(f"old-[0-9]*{_HALF}"):
+            for path in self._files():
+                path.rename(half / path.name)
+            return half.rename(half.with_suffix("")).name
+        return None
+
+    def _files(self) -> list[Path]:
+        """All files of the run, `run.json` first; not the lock, nor what was set aside before."""
+        names = (MANIFEST, *LINE_FILES, DAMAGED, *(name + _NEW for name in (MANIFEST, *LINE_FILES)))
+        found = [self.path / name for name in names]
+        return [*(path for path in found if path.exists()), *sorted(self.path.glob("dead_letters.[0-9]*.jsonl"))]
+
+    def fingerprints(self) -> set[JsonValue]:
+        """Of which settings the lines are, by the first whole one of each file."""
+        firsts = (next((line for _, line in lines(self.path / name) if _whole(line)), None) for name in LINE_FILES)
+        return {json.loads(line).get("fingerprint") for line in firsts if line is not None}
 
     def rewrite_line(self, offset: int) -> bytes:
         """The line of `rewrites.jsonl` that begins at this byte."""
@@ -125,10 +143,10 @@ class RunDirectory:
 
     def write_manifest(self, manifest: dict[str, JsonValue]) -> None:
         """Replace `run.json` atomically; `OutputError` when it cannot be written."""
-        temporary = self.path / (MANIFEST + ".new")
+        temporary = self.path / (MANIFEST + _NEW)
         try:
             # A path whose name is no UTF-8 comes as halves of surrogate pairs; JSON takes them escaped.
-            with open(temporary, "w", encoding="utf-8", errors="backslashreplace", opener=_open_private) as file:
+            with open(temporary, "w", encoding="utf-8", errors="backslashreplace", opener=open_private) as file:
                 json.dump(manifest, file, indent=2, ensure_ascii=False)
                 file.write("\n")
                 file.flush()
@@ -137,7 +155,7 @@ class RunDirectory:
         except OSError as error:
             raise OutputError(f"{self.path}: cannot write {MANIFEST}: {error.strerror}") from None
 
-    def _refuse_foreign_files(self) -> None:
+    def refuse_foreign_files(self) -> None:
         for path in (self.path / name for name in LINE_FILES):
             if path.exists() and not (path.is_file() and _ours(path)):
                 raise JobError(f"{path}: not written by s2a-batch; choose another output directory")
@@ -170,7 +188,8 @@ def read_manifest(directory: Path) -> dict[str, JsonValue] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise JobError(f"{directory / MANIFEST}: cannot be read: {error}; hint: move it away to start anew") from None
+        hint = "--fresh starts anew; to go on, move it away"
+        raise JobError(f"{directory / MANIFEST}: cannot be read: {error}; hint: {hint}") from None
     if not isinstance(found, dict) or "s2a_batch" not in found:
         raise JobError(f"{directory / MANIFEST}: not written by s2a-batch; choose another output directory")
     return found
@@ -227,7 +246,8 @@ def _whole(line: bytes) -> bool:
     return _sound(line)
 
 
-def _open_private(path: str, flags: int) -> int:
+def open_private(path: str, flags: int) -> int:
+    """Opens a file for its owner alone, as an `opener` of `open`."""
     return os.open(path, flags, 0o600)
 
 
@@ -261,9 +281,9 @@ def _drop_damaged(path: Path) -> list[str]:
     damaged = sum(1 for _, line in lines(path) if not _whole(line))
     if not damaged:
         return []
-    temporary = path.with_name(path.name + ".new")
+    temporary = path.with_name(path.name + _NEW)
     aside = path.with_name(DAMAGED)
-    with open(temporary, "wb", opener=_open_private) as file, open(aside, "ab", opener=_open_private) as bad:
+    with open(temporary, "wb", opener=open_private) as file, open(aside, "ab", opener=open_private) as bad:
         for _, line in lines(path):
             (file if _whole(line) else bad).write(line + b"\n")
         file.flush()

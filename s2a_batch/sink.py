@@ -11,20 +11,19 @@ import contextlib
 import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import aiofiles
 import anyio
 import anyio.to_thread
 
 from s2a_batch.errors import OutputError
+from s2a_batch.rundir import open_private
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from aiofiles.threadpool.binary import AsyncBufferedIOBase
-
-_MODE: Final = 0o600
 
 
 @dataclass(slots=True)
@@ -32,10 +31,6 @@ class _Entry:
     name: str
     line: bytes
     written: anyio.Event = field(default_factory=anyio.Event)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, _MODE)
 
 
 class Sink:
@@ -107,7 +102,7 @@ class Sink:
             raise OutputError(self._fault) from None
 
     async def _open(self, stack: AsyncExitStack, name: str) -> AsyncBufferedIOBase:
-        file = await aiofiles.open(self._directory / name, "ab", opener=_open_private)
+        file = await aiofiles.open(self._directory / name, "ab", opener=open_private)
 
         async def close() -> None:
             # After a full disk, closing tries to flush the rest once more and fails once more.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import zlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -17,10 +16,11 @@ from typing import TYPE_CHECKING, Final
 import aiofiles
 
 from s2a_batch.errors import FailureKind, InputError, JobError
+from s2a_batch.gunzip import Gunzip
 from s2a_batch.records import BadLine, Record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -62,7 +62,12 @@ class _BadLineError(Exception):
 
 
 async def records(
-    path: Path, fields: Fields, keys: KeyIndex, *, max_line_bytes: int = MAX_LINE_BYTES
+    path: Path,
+    fields: Fields,
+    keys: KeyIndex,
+    *,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    reached: Callable[[int], None] = lambda _: None,
 ) -> AsyncGenerator[Record | BadLine]:
     """Yield every non-blank line of the file once, in order.
 
@@ -71,13 +76,14 @@ async def records(
         fields: Under which names an input object holds its prompt and id.
         keys: Hands out each line's key.
         max_line_bytes: A longer line fails; what it takes in memory beyond this is one block.
+        reached: Told with each line up to which byte of the file, packed or not, it has been read.
 
     Raises:
         JobError: The file is missing, or is no JSON Lines at all (UTF-16, a JSON array, another format).
         InputError: Reading failed midway; all complete lines before it were yielded.
     """
     number, first = 0, True
-    async for line, ended in _lines(path, max_line_bytes):
+    async for line, ended in _lines(path, max_line_bytes, reached):
         number += 1
         if isinstance(line, _Long):
             first = False
@@ -233,68 +239,41 @@ def _refuse_other_formats(path: Path, line: bytes, *, ended: bool) -> None:
         raise JobError(f"{path}: {what}, expected one object a line; hint: jq -c {how} {path.name} > lines.jsonl")
 
 
-async def _lines(path: Path, max_bytes: int) -> AsyncIterator[tuple[bytes | _Long, bool]]:
+async def _lines(
+    path: Path, max_bytes: int, reached: Callable[[int], None]
+) -> AsyncIterator[tuple[bytes | _Long, bool]]:
     """Physical lines without their LF, and whether the LF was there."""
-    rest, long_bytes = b"", 0
-    async for block in _blocks(path):
+    rest, long_bytes, start = b"", 0, 0
+    async for block, end in _blocks(path):
         *whole, last = block.split(b"\n")
+        read = 0
         for part in whole:
+            read += len(part) + 1
+            reached(start + (end - start) * read // len(block))
             line = rest + part
             size, rest, long_bytes = long_bytes + len(line), b"", 0
             yield (line if size <= max_bytes else _Long(line[:_RAW_CHARS], size)), True
-        rest += last
+        start, rest = end, rest + last
         if len(rest) + long_bytes > max_bytes:
             long_bytes, rest = long_bytes + len(rest[_RAW_CHARS:]), rest[:_RAW_CHARS]
     if rest:
+        reached(start)
         size = long_bytes + len(rest)
         yield (rest if size <= max_bytes else _Long(rest[:_RAW_CHARS], size)), False
 
 
-async def _blocks(path: Path) -> AsyncIterator[bytes]:
-    unpack = _Gunzip(path) if path.suffix == ".gz" else None
+async def _blocks(path: Path) -> AsyncIterator[tuple[bytes, int]]:
+    """Pieces of text, each with the byte of the file that it was read up to."""
+    end, unpack = 0, Gunzip(path) if path.suffix == ".gz" else None
     try:
         async with aiofiles.open(path, "rb") as file:
             while block := await file.read(_BLOCK_BYTES):
-                if unpack is None:
-                    yield block
-                    continue
-                for part in unpack.feed(block):
-                    yield part
+                end += len(block)
+                for part, unused in [(block, 0)] if unpack is None else unpack.feed(block):
+                    yield part, end - unused
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise JobError(f"{path}: cannot read the input: {error.strerror}") from None
     except OSError as error:
         raise InputError(f"{path}: reading failed: {error.strerror}; run the same command again") from None
     if unpack is not None:
         unpack.end()
-
-
-class _Gunzip:
-    """Unpacks a gzip stream of any number of members, in pieces of bounded size."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._member = zlib.decompressobj(wbits=31)
-        self._started = False
-        self._fed = False
-
-    def feed(self, block: bytes) -> Iterator[bytes]:
-        """Yield the text in one block of packed bytes, at most a block's size at a time."""
-        if not self._fed and not block.startswith(b"\x1f"):
-            raise JobError(f"{self._path}: no gzip data; hint: drop the ending .gz if it is plain JSON Lines")
-        self._fed = True
-        try:
-            while block:
-                if self._member.eof:
-                    block = block.lstrip(b"\0")  # padding between members is legal
-                    self._member, self._started = zlib.decompressobj(wbits=31), False
-                    continue
-                self._started = True
-                yield self._member.decompress(block, _BLOCK_BYTES)
-                block = self._member.unconsumed_tail or self._member.unused_data
-        except zlib.error as error:
-            raise InputError(f"{self._path}: damaged gzip data ({error}); complete lines before it were read") from None
-
-    def end(self) -> None:
-        """Raise if the stream is cut."""
-        if self._started and not self._member.eof:
-            raise InputError(f"{self._path}: the gzip file is cut short; complete lines before the cut were read")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import anyio
 
 from s2a_batch import prompts
-from s2a_batch.errors import AttemptError, RateLimitedError, RecordError, StopRun
+from s2a_batch.errors import AttemptError, FailureKind, RateLimitedError, RecordError
 from s2a_batch.records import Attempt, Fault, Message, StageAudit, StageName, Usage
 
 if TYPE_CHECKING:
@@ -66,9 +66,9 @@ class Trail:
         """Attempts that count against the bound: neither a rate limit nor an outage is the record's fault."""
         return sum(not a.outage and (a.error is None or a.error.kind != "rate_limited") for a in self.attempts)
 
-    def mark_invalid(self, reason: str) -> None:
+    def mark_invalid(self, kind: FailureKind, reason: str) -> None:
         """The last reply did not fit; keep it, with the reason."""
-        error = Fault(kind="invalid_reply", message=reason)
+        error = Fault(kind=kind, message=reason)
         self.attempts[-1] = self.attempts[-1].model_copy(update={"error": error, "reply": self.text})
 
 
@@ -109,12 +109,13 @@ class Stage:
             if not trail.messages:
                 trail.messages = _sent(request)
             body: Request = {"model": self.job.model, **request, **self.parameters()}
-            tries = self.retry.attempts(trail.counted, since=lambda: trail.started)
-            return await tries(self._attempt, body, trail, reask=reask)
+            retrying = self.retry.attempts(trail.counted, since=lambda: trail.started)
+            return await retrying(self._attempt, body, trail, reask=reask)
 
         try:
             parsed = await self.asker.ask(send, messages, reasks=bounds.reasks, on_invalid=trail.mark_invalid)
         except AttemptError as error:
+            self.health.judge(error, since=trail.started)
             empty_rewrite = error.kind == "empty_answer" and self.name == "rewrite"
             raise RecordError("empty_rewrite" if empty_rewrite else error.kind, str(error)) from None
         self.tally.done += 1
@@ -146,13 +147,17 @@ class Stage:
         )
 
     async def _attempt(self, request: Request, trail: Trail, *, reask: bool) -> Reply:
-        """One request: through the limiter, out, and into the trail whatever becomes of it."""
+        """One request: through the limiter, out, and into the trail whatever becomes of it.
+
+        One that stops the run or is cancelled is counted, but in no audit: its record stays pending.
+        """
         async with self._slot(request) as slot:
-            started = datetime.now(UTC)
-            waited_s = slot.started - trail.free_at
-            trail.started = trail.started if trail.attempts else slot.started
+            if not trail.attempts:
+                trail.started = slot.started
+            sent = _Sent(len(trail.attempts) + 1, datetime.now(UTC), slot.started - trail.free_at, reask)
             reply: Reply | None = None
             fault: AttemptError | None = None
+            self.tally.requests += 1
             self.tally.open += 1
             try:
                 reply = await self.client.send(request)
@@ -161,17 +166,14 @@ class Stage:
                 fault = error
                 error.excused = self.health.note_failure(error, id(trail))
                 raise
-            except StopRun:
-                self.tally.requests += 1
-                raise
             finally:
                 self.tally.open -= 1
                 trail.free_at = anyio.current_time()
                 if reply is not None or fault is not None:
-                    seen = _Seen(reply, fault, _told(slot, reply, fault))
-                    attempt = seen.attempt(len(trail.attempts) + 1, started, trail.free_at - slot.started, waited_s)
-                    trail.add(attempt.model_copy(update={"reask": reask}), reply)
-                    self.tally.add(trail.attempts[-1])
+                    held_s = _told(slot, reply, fault)
+                    attempt = _attempt(sent, reply, fault, seconds=trail.free_at - slot.started, held_s=held_s)
+                    self.tally.add(attempt, trail.attempts[-1] if trail.attempts else None)
+                    trail.add(attempt, reply)
         return reply
 
     @asynccontextmanager
@@ -213,31 +215,36 @@ def _told(slot: Slot, reply: Reply | None, fault: AttemptError | None) -> float 
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What came of one request."""
+class _Sent:
+    """What is known of a request when it goes out."""
 
-    reply: Reply | None
-    fault: AttemptError | None
-    wait_s: float | None
+    n: int
+    at: datetime
+    waited_s: float
+    reask: bool
 
-    def attempt(self, n: int, started: datetime, seconds: float, waited_s: float) -> Attempt:
-        reply, fault = self.reply, self.fault
-        seen = reply or fault
-        return Attempt(
-            n=n,
-            started=started.isoformat(timespec="milliseconds"),
-            seconds=round(seconds, 6),
-            waited_s=round(max(0.0, waited_s), 6),
-            status=None if seen is None else seen.status,
-            request_id=None if seen is None else seen.request_id,
-            model=None if reply is None else reply.model,
-            finish_reason=None if reply is None else reply.finish_reason,
-            usage=reply.usage if reply is not None else _usage(fault),
-            retry_after_s=None if self.wait_s is None else round(self.wait_s, 3),
-            outage=fault is not None and fault.excused,
-            error=None if fault is None else Fault(kind=fault.kind, message=str(fault)),
-            reply=None if fault is None else fault.reply,
-        )
+
+def _attempt(
+    sent: _Sent, reply: Reply | None, fault: AttemptError | None, *, seconds: float, held_s: float | None
+) -> Attempt:
+    """The audit of one request, of which came a reply or a fault."""
+    seen = reply or fault
+    return Attempt(
+        n=sent.n,
+        started=sent.at.isoformat(timespec="milliseconds"),
+        seconds=round(seconds, 6),
+        waited_s=round(max(0.0, sent.waited_s), 6),
+        reask=sent.reask,
+        status=None if seen is None else seen.status,
+        request_id=None if seen is None else seen.request_id,
+        model=None if reply is None else reply.model,
+        finish_reason=None if reply is None else reply.finish_reason,
+        usage=reply.usage if reply is not None else _usage(fault),
+        retry_after_s=None if held_s is None else round(held_s, 3),
+        outage=fault is not None and fault.excused,
+        error=None if fault is None else Fault(kind=fault.kind, message=str(fault)),
+        reply=None if fault is None else fault.reply,
+    )
 
 
 def _usage(fault: AttemptError | None) -> Usage | None:

@@ -18,11 +18,11 @@ import anyio.abc
 import anyio.to_thread
 
 from s2a_batch import source
-from s2a_batch.assembly import Assembly, Parts
+from s2a_batch.assembly import Assembly, Parts, check_setup
 from s2a_batch.errors import Drained, JobError, OutputError, StopRun
 from s2a_batch.keys import KeyIndex
-from s2a_batch.pipeline import FinishedRewrite
-from s2a_batch.records import BadLine, Outcome, Record, RecordFault, result_line
+from s2a_batch.pipeline import FinishedRewrite, written
+from s2a_batch.records import BadLine, Outcome, Record, RecordFault
 from s2a_batch.report import Tally
 from s2a_batch.resume import Resume
 from s2a_batch.rundir import DEAD_LETTERS, LINE_FILES, RESULTS, REWRITES, RunDirectory
@@ -91,6 +91,7 @@ def run_job(
         raise JobError(f"{job.input}: a run cannot read what it writes; choose another output directory")
     if not job.input.exists():
         raise JobError(f"{job.input}: cannot read the input: no such file")
+    check_setup(job, environ)
     with RunDirectory(job.output) as directory, KeyIndex() as keys:
         worker = _Worker(job, options, directory, keys, say)
         return anyio.run(worker.run, watch, environ)
@@ -107,27 +108,27 @@ class _Worker:
         self._directory = directory
         self._keys = keys
         self._say = say
-        self._tally = Tally()
+        self._tally = Tally(limit=options.limit)
         self._drain = anyio.Event()
         self._fault: StopRun | None = None
         self._signal: int | None = None
         self._read_all = False
+        self._prepared = False
         self._taken = 0
         self._done_before = 0
         self._resume = Resume(job, options, directory, keys, say)
-        self._fingerprint = self._resume.fingerprint
         self._sink = Sink(directory.path, LINE_FILES, fsync_s=job.fsync_s)
 
     async def run(self, watch: Callable[[Live], Coroutine[None, None, None]], environ: Mapping[str, str]) -> Finished:
         self._live = Live(self._tally, anyio.current_time())
         assembly = Assembly(self._job, environ=environ, drain=self._drain, tally=self._tally, say=self._say)
-        assembly.check()
-        self._done_before = await anyio.to_thread.run_sync(self._resume.prepare)
         self._scope = anyio.CancelScope()
         async with anyio.create_task_group() as outer:
             outer.start_soon(self._heed_signals)
             outer.start_soon(watch, self._live)
             try:
+                self._done_before = await anyio.to_thread.run_sync(self._resume.prepare)
+                self._prepared = True
                 await self._process(assembly)
             except StopRun as error:
                 self._stop(error)
@@ -154,7 +155,7 @@ class _Worker:
         self, first: Record | BadLine, pending: AsyncIterator[Record | BadLine], assembly: Assembly
     ) -> None:
         try:
-            async with assembly.parts(self._fingerprint, self._save_rewrite) as parts:
+            async with assembly.parts(self._resume.fingerprint, self._save_rewrite) as parts:
                 self._live.limiters = parts.limiters
                 send, receive = anyio.create_memory_object_stream[Record | BadLine](0)
                 async with anyio.create_task_group() as tasks, receive:
@@ -167,17 +168,18 @@ class _Worker:
     async def _pending(self) -> AsyncGenerator[Record | BadLine]:
         """The input's records that have no result yet, counted as they are read."""
         try:
-            size_bytes = (await anyio.Path(self._job.input).stat()).st_size
-            self._tally.total_bytes = size_bytes if self._job.input.suffix != ".gz" else None
+            # A pipe has no size.
+            self._tally.total_bytes = (await anyio.Path(self._job.input).stat()).st_size or None
         except OSError:
             self._tally.total_bytes = None
-        async with aclosing(source.records(self._job.input, self._job.fields, self._keys)) as found:
+        reached = self._tally.reached
+        async with aclosing(source.records(self._job.input, self._job.fields, self._keys, reached=reached)) as found:
             async for record in found:
                 status = self._keys.done_as(record.key)
-                if status is None and (self._drain.is_set() or self._taken == self._options.limit):
+                if self._drain.is_set() or (status is None and self._taken == self._options.limit):
                     self._tally.lines += 1
                     return
-                self._tally.read(record, status)
+                self._tally.read(status)
                 if status is None:
                     self._taken += 1
                     yield record
@@ -216,15 +218,15 @@ class _Worker:
             line = None if offset is None else await anyio.to_thread.run_sync(self._directory.rewrite_line, offset)
             outcome = await parts.pipeline.process(record, None if line is None else FinishedRewrite.from_line(line))
         if outcome is not None:
-            name = DEAD_LETTERS if outcome.error is not None else RESULTS
-            await self._sink.append(name, result_line(record, outcome))
+            outcome, line = written(record, outcome)
+            await self._sink.append(DEAD_LETTERS if outcome.error is not None else RESULTS, line)
         self._tally.note(outcome)
 
     def _dead_letter(self, bad: BadLine) -> Outcome:
         return Outcome(
             status="failed",
             error=RecordFault(kind=bad.kind, message=bad.message, stage="input", line=bad.line),
-            fingerprint=self._fingerprint,
+            fingerprint=self._resume.fingerprint,
             started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             seconds=0,
         )
@@ -248,13 +250,16 @@ class _Worker:
         with anyio.open_signal_receiver(*heeded) as signals:
             async for number in signals:
                 if self._signal is not None:
+                    if not self._prepared:  # a thread repairs or reads; as with a kill, the next run mends what it left
+                        os._exit(128 + number)
                     self._scope.cancel()
                     continue
                 self._signal = number
                 bound = self._job.retry.drain_s
                 self._say(f"stopping: open requests may finish within {bound:g} s; a second signal ends them at once")
                 self._begin_drain("stopping")
-                self._scope.deadline = anyio.current_time() + bound
+                # Before the endpoints are open nothing is worth waiting for, such as the embedded model's start.
+                self._scope.deadline = anyio.current_time() + (bound if self._live.limiters else 0.0)
 
     def _stop(self, error: StopRun) -> None:
         """Begin to drain because of a fault; the first one is the reason."""
@@ -276,7 +281,7 @@ class _Worker:
             stopped = signal.Signals(self._signal).name
         seconds = anyio.current_time() - self._live.started
         summary = self._tally.summary(seconds=seconds, stopped=stopped, superseded=superseded, read_all=self._read_all)
-        if not isinstance(self._fault, OutputError):
+        if self._prepared and not isinstance(self._fault, OutputError):
             self._resume.write_manifest(summary)
         return Finished(summary, self._exit_status(summary), self._fault)
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 import trio.testing
 
+from tests.processes import write_input
 from tests.server import Plan, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,6 +30,15 @@ def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, 
     if request.node.get_closest_marker("virtual_time"):
         return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
     return "asyncio"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A working directory with an input `in.jsonl` of as many records as the test's module says by RECORDS."""
+    work = tmp_path / "work"
+    work.mkdir()
+    write_input(work / "in.jsonl", range(request.module.RECORDS))
+    return work
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
@@ -178,7 +177,3 @@ def in_virtual_time(main: Callable[[], Awaitable[T]]) -> T:
     """Run to the end on a clock of its own, from 0, that jumps over every wait: for properties."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     return anyio.run(main, backend="trio", backend_options={"clock": clock})
-
-
-HERE = Path(__file__).resolve().parents[1]
-"""The repository, where child processes run."""

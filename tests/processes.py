@@ -14,12 +14,12 @@ import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from multiprocessing.context import ForkServerProcess
-    from pathlib import Path
 
 JsonObject = dict[str, Any]
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -34,6 +34,11 @@ _CONTEXT.set_forkserver_preload(
         "anyio._backends._asyncio",
     ]
 )
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository, where child processes find the package."""
+OPEN = 4
+RUN = ("run", "in.jsonl", "-o", "out", "--model", "m", "--open-requests", str(OPEN))
+"""The usual command; what it lacks is the address."""
 ENVIRON = {"PATH": os.environ.get("PATH", "")}
 
 

@@ -17,13 +17,13 @@ TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 BIN = Path(sys.executable).parent
 HOMES = {
     "openai": {"client", "asker"},
-    "httpx2": {"client"},
+    "httpx2": {"transport"},
     "instructor": {"asker"},
     "tenacity": {"retry"},
     "aiofiles": {"source", "sink"},
     "rapidfuzz": {"checks"},
     "jsonschema_rs": {"answers"},
-    "rich": {"display"},
+    "rich": {"display", "progress"},
     "typer": {"cli"},
     "platformdirs": {"model_file"},
     "xllamacpp": {"embedded"},

@@ -55,7 +55,11 @@ class Asked:
     async def ask(self, mode: Mode, *, reasks: int = 1, model: type[BaseModel] | None = RewriteReply) -> object:
         """What came back, a model as its fields."""
         found = asker(mode, model)
-        return plain(await found.ask(self.client.send, MESSAGES, reasks=reasks, on_invalid=self.invalid.append))
+        return plain(
+            await found.ask(
+                self.client.send, MESSAGES, reasks=reasks, on_invalid=lambda _, reason: self.invalid.append(reason)
+            )
+        )
 
 
 def plain(found: BaseModel | str) -> object:
@@ -310,7 +314,7 @@ async def test_two_asks_at_once_share_no_state() -> None:
 
     async def one(name: str, client: FakeClient) -> None:
         try:
-            outcomes[name] = plain(await found.ask(client.send, MESSAGES, reasks=2, on_invalid=lambda _: None))
+            outcomes[name] = plain(await found.ask(client.send, MESSAGES, reasks=2, on_invalid=lambda *_: None))
         except RecordError as error:
             outcomes[name] = error.kind
 

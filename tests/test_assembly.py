@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from s2a_batch.assembly import Assembly, Parts
+from s2a_batch.assembly import Assembly, Parts, check_setup
 from s2a_batch.errors import Drained, EndpointError, JobError, StopRun
 from s2a_batch.report import Tally
+from s2a_batch.resume import Options
+from s2a_batch.worker import Live, run_job
 from tests.fakes import a_job, a_record
 from tests.server import key_digest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
 
     from s2a_batch.job import Job
     from tests.server import Plan, Upstream
@@ -64,10 +67,18 @@ async def test_stages_of_one_account_and_model_share_a_limiter(tables: dict[str,
     assert await limiters_of(**tables) == count
 
 
-async def test_own_limits_on_a_shared_account_are_refused() -> None:
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"answer": {"limits": {"open_requests": 3}}},
+        {"rewrite": {"limits": {"requests_per_minute": 3}}, "answer": {"base_url": SLASH}, "api_key_env": None},
+        {"model": None, "base_url": None, "answer": {"limits": {"open_requests": 3}}},
+    ],
+)
+def test_own_limits_on_a_shared_account_are_refused(table: dict[str, object]) -> None:
     """Two limits for one account contradict each other: nothing may be sent before that is settled."""
-    with pytest.raises(JobError, match=r"answer.limits|rewrite.limits"):
-        await limiters_of(answer={"limits": {"open_requests": 3}})
+    with pytest.raises(JobError, match=r"answer.limits"):
+        check_setup(a_job(**table), {})
 
 
 async def test_own_limits_on_an_own_account_are_kept() -> None:
@@ -134,12 +145,36 @@ async def test_each_stage_sends_its_own_key_and_no_other(upstream: Callable[[Pla
 def test_a_missing_secret_is_named_before_anything_is_sent(table: dict[str, object], missing: str) -> None:
     """Found out with the first request, it would look like a wrong key."""
     with pytest.raises(JobError, match=missing):
-        assembly(a_job(**table)).check()
+        check_setup(a_job(**table), KEYS)
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"base_url": None, "model": "nowhere.gguf"}, r"nowhere\.gguf: .*hint"),
+        ({"rewrite": {"model": "nowhere.gguf"}}, r"nowhere\.gguf: .*hint"),
+        ({"answer": {"schema_file": "nowhere.json"}}, r"nowhere\.json: cannot be read"),
+        ({"answer": {"class": "nowhere:Model"}}, "nowhere:Model"),
+        ({"api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY"),
+        ({"answer": {"limits": {"open_requests": 3}}}, r"answer\.limits"),
+    ],
+)
+def test_a_wrong_set_up_leaves_no_directory_behind(tmp_path: Path, table: dict[str, object], says: str) -> None:
+    """A run that never was must not stand in the way of the next one, nor show up in `status`."""
+    (tmp_path / "in.jsonl").write_text("{}")
+    job = a_job(input=tmp_path / "in.jsonl", output=tmp_path / "deep" / "out", **table)
+
+    async def watch(_: Live) -> None:
+        await anyio.sleep_forever()
+
+    with pytest.raises(JobError, match=says):
+        run_job(job, Options(), say=print, watch=watch, environ={})
+    assert not (tmp_path / "deep").exists()
 
 
 def test_a_stage_that_does_not_run_needs_no_secret() -> None:
     """A run that stops after the rewrites must not ask for the answer's key."""
-    assembly(a_job(only="rewrite", answer={"api_key_env": "NO_SUCH_KEY"})).check()
+    check_setup(a_job(only="rewrite", answer={"api_key_env": "NO_SUCH_KEY"}), KEYS)
 
 
 async def test_replies_find_their_records_whatever_their_order(upstream: Callable[[Plan], Upstream]) -> None:

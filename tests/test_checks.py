@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +99,14 @@ def test_removed_words_are_told_from_kept_ones() -> None:
         ("I think 5.", False),
         ("How many?", True),
     ]
+
+
+@pytest.mark.parametrize("piece", ["word ", "Go. ", "Is it? "])
+def test_a_prompt_as_long_as_a_book_is_judged_in_little_memory(piece: str) -> None:
+    """Lists of its words took ten times its size, for each of the records under way."""
+    prompt = piece * (500_000 // len(piece))
+    tracemalloc.start()
+    judged("", QUESTION, prompt)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * len(prompt)

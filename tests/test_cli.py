@@ -5,32 +5,30 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.processes import read_lines, run, running, write_input
+from tests.processes import ROOT, RUN, read_lines, run, running, write_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.server import Plan, Reply, Upstream
 
-ROOT = Path(__file__).parents[1]
-RUN = ("run", "in.jsonl", "-o", "out", "--model", "m")
+RECORDS = 4
 TEXT = "Is [[r-{n}]] in Zürich, 東京 or 🏔 right?"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    work = tmp_path / "work"
-    work.mkdir()
-    write_input(work / "in.jsonl", range(4), TEXT)
-    return work
+def folder(folder: Path) -> Path:
+    write_input(folder / "in.jsonl", range(RECORDS), TEXT)
+    return folder
 
 
 def bare(folder: Path, *argv: str) -> subprocess.CompletedProcess[bytes]:
@@ -90,7 +88,10 @@ def test_quiet_says_nothing_when_all_is_well_and_why_when_not(
         (["run", "--no-such-option"], "No such option"),
         (["rum"], "No such command"),
         (["run", "missing.jsonl", "-o", "out", "--base-url", "http://127.0.0.1:9", "--model", "m"], "no such file"),
-        (["run", "in.jsonl", "--model", "m"], "output"),
+        (["run", "in.jsonl", "--model", "m"], 'no output; give -o DIR (or output = ".." in the job file)'),
+        ([*RUN, "--base-url", "http://h/v1", "--answer", "choice"], "--choice yes --choice no"),
+        ([*RUN, "--base-url", "http://h/v1", "--answer", "int", "--choice", "a"], "--choice goes with --answer choice"),
+        ([*RUN, "--set", "rewrite.seed=x"], "rewrite.seed: expected a whole number, found a text"),
         (["run", "in.jsonl", "-o", "in.jsonl", "--model", "m"], "is a file"),
         (["run", "in.jsonl", "-o", "in.jsonl/out", "--model", "m", "--base-url", "http://h/v1"], "Not a directory"),
         (["run", "in.jsonl", "-o", "out", "--model", "m", "--set", "rewrite.presset=x"], "did you mean 'preset'?"),
@@ -99,7 +100,7 @@ def test_quiet_says_nothing_when_all_is_well_and_why_when_not(
         (["run", "in.jsonl", "-o", "out", "--model", "gpt", "--base-url", "ftp://x"], "no http(s) address"),
         (["run", "missing.toml"], "cannot be read"),
         (["status", "nowhere"], "no run here"),
-        (["show", "nowhere", "1"], "no record '1'"),
+        (["show", "nowhere", "1"], "nowhere: no run here"),
     ],
     ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
 )
@@ -157,21 +158,48 @@ def test_a_dry_run_sends_and_writes_nothing(folder: Path, upstream: Callable[[Pl
     call = (*RUN, "--base-url", up.base_url, "--dry-run")
     done = run(folder, *call)
     assert done.status == 0
-    assert done.out.startswith("4 lines: 4 pending, 0 done; ")
+    tokens = round(4 * len(TEXT.replace("{n}", "0")) / 3.5)
+    assert done.out == f"4 lines: 4 pending, 0 done; about 8 requests, about {tokens} tokens of prompts\n"
     assert done.err == ""
     with (folder / "in.jsonl").open("a") as file:
         file.write('{"prompt": 1}\n\n{\n')
     done = run(folder, *call)
     assert done.status == 1
     assert done.out.startswith("6 lines: 4 pending, 0 done, 2 bad (1 bad_json, 1 bad_prompt); ")
-    assert [line.partition(":")[0] for line in done.err.splitlines()] == ["line 5", "line 7"]
+    assert [line.partition(":")[0] for line in done.err.splitlines()] == ["in.jsonl line 5", "in.jsonl line 7"]
     assert not (folder / "out").exists()
     assert up.stats().requests == 0
     assert run(folder, *RUN, "--base-url", up.base_url, "--limit", "3").status == 0
+    assert "about 2 requests" in run(folder, *call, "--limit", "1").out
     before = {path: path.read_bytes() for path in (folder / "out").iterdir()}
     assert run(folder, *call).out.startswith("6 lines: 1 pending, 3 done, 2 bad")
     assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before
     assert up.stats().requests == 6
+
+
+def test_a_dry_run_over_a_file_of_faults_stays_short(folder: Path) -> None:
+    """A wrong file has a million bad lines; the first ones and a count are enough to know."""
+    rows = [json.dumps({"prompt": "word " * 1750 + "?"})] * 10 + ["{"] * 27
+    (folder / "in.jsonl").write_text("\n".join(rows) + "\n")
+    done = run(folder, *RUN, "--base-url", "http://127.0.0.1:9/v1", "--dry-run")
+    assert done.out == (
+        "37 lines: 10 pending, 0 done, 27 bad (27 bad_json); about 20 requests, about 25 thousand tokens of prompts\n"
+    )
+    *lines, more = done.err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [f"in.jsonl line {n}" for n in range(11, 31)]
+    assert more == "and 7 more"
+
+
+def test_the_help_names_every_exit_status_of_the_readme(folder: Path) -> None:
+    """Whoever writes a script around it reads the help, not the README."""
+    shown = run(folder, "run", "--help", environ={"COLUMNS": "200"}).out
+    told = shown.partition("Exit status:")[2].partition("Arguments")[0]
+    table = (ROOT / "README.md").read_text().partition("## Exit status")[2].partition("## ")[0]
+    documented = {
+        number for cell in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for number in cell.split(", ")
+    }
+    assert len(documented) >= 9
+    assert documented <= set(re.findall(r"\d+", told))
 
 
 def test_data_goes_to_stdout_and_all_else_to_stderr(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:

@@ -25,6 +25,8 @@ from s2a_batch.errors import (
     UnusableReply,
 )
 from s2a_batch.records import Attempt, Usage
+from s2a_batch.transport import MOST_BYTES
+from tests.server import key_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,14 +105,27 @@ async def test_a_broken_transport_is_a_transient_fault(
 
 
 async def test_a_refused_connection_is_a_transient_fault() -> None:
-    """A server that restarts is back in a moment."""
+    """A server that restarts is back in a moment; one that is not there is a wrong address, which must be named."""
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
-        async with endpoint(f"http://127.0.0.1:{unheard.getsockname()[1]}/v1") as client:
+        place = f"127.0.0.1:{unheard.getsockname()[1]}/v1"
+        async with endpoint(f"http://USERZZ:WORDZZ@{place}") as client:
             with pytest.raises(TransientError) as caught:
                 await client.send(REQUEST)
     assert caught.value.kind == "connection"
+    assert str(caught.value).startswith(f"http://{place}: connection failed")
+    assert "ZZ" not in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+async def test_headers_of_the_environment_go_to_openai_alone(
+    upstream: Callable[[Plan], Upstream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK sends them to any server; what is meant for OpenAI, a key maybe, is nobody else's."""
+    up = upstream({})
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer sk-of-the-environment\nX-Other: 1")
+    await sent(up)
+    assert [row["key"] for row in up.requests()] == [key_digest("sk-test-key")]
 
 
 async def test_a_connection_that_was_closed_meanwhile_costs_nothing(upstream: Callable[[Plan], Upstream]) -> None:
@@ -152,6 +167,14 @@ async def test_a_200_that_is_no_answer_is_transient(upstream: Callable[[Plan], U
     error = await failed(upstream(plan(reply)))
     assert isinstance(error, TransientError)
     assert (error.kind, error.status) == ("not_an_answer", 200) or "broken body" in str(error)
+
+
+async def test_a_body_without_end_is_cut(upstream: Callable[[Plan], Upstream]) -> None:
+    """A server that sends and sends would take all memory, and the run with it."""
+    error = await failed(upstream(plan({"body": '{"choices": "' + "x" * (MOST_BYTES + 1)})))
+    assert isinstance(error, TransientError)
+    assert error.kind == "not_an_answer"
+    assert "longer than" in str(error)
 
 
 async def test_a_web_page_is_named_as_one(upstream: Callable[[Plan], Upstream]) -> None:

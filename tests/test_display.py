@@ -1,4 +1,4 @@
-"""What a person sees: live on a terminal, plain in a log, and never steered by somebody else's text."""
+"""What a person reads: live on a terminal, plain in a log, at the end; never steered by somebody else's text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,25 +23,16 @@ from s2a_batch.display import Screen
 from s2a_batch.errors import EndpointError
 from s2a_batch.records import Usage
 from s2a_batch.report import Tally
-from s2a_batch.worker import Finished, Live
-from tests.processes import Program, read_lines, run, start, write_input
+from s2a_batch.worker import Finished
+from tests.processes import RUN, Program, read_lines, run, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.server import Plan, Upstream
+    from tests.server import Plan, Reply, Upstream
 
 RECORDS = 10
-RUN = ("run", "in.jsonl", "-o", "out", "--model", "m", "--open-requests", "4")
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    work = tmp_path / "work"
-    work.mkdir()
-    write_input(work / "in.jsonl", range(RECORDS))
-    return work
 
 
 @pytest.fixture
@@ -73,7 +64,7 @@ def test_a_terminal_shows_the_run_live_and_the_summary_stays(
     program = start(folder, *RUN, "--base-url", up.base_url, environ=environ, err=terminal[1])
     text = seen(program, terminal[0])
     assert program.wait().status == 0
-    assert re.search(r"[1-4] open", text)
+    assert re.search(r"rewrite +[1-4] ", COLOUR.sub("", text))
     assert re.search(r"[1-9] answered, 0 failed", text)
     assert "requests/s" in text
     assert "ETA" in text
@@ -142,25 +133,6 @@ def test_closed_streams_are_no_reason_to_fail(folder: Path, upstream: Callable[[
     assert len(read_lines(folder / "out" / "results.jsonl")) == RECORDS
 
 
-@pytest.mark.anyio
-@pytest.mark.virtual_time
-async def test_a_night_in_a_log_is_some_dozens_of_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """Cron mails the log: it must show that the run moved, and still be short enough to be read."""
-    live = Live(Tally(lines=50, answered=40, failed=2), anyio.current_time())
-    with anyio.move_on_after(30):
-        await Screen().watch(live)
-    first = capsys.readouterr().err.splitlines()
-    assert 1 <= len(first) <= 3
-    assert "40 answered, 2 failed" in first[0]
-    with anyio.move_on_after(12 * 3600):
-        await Screen().watch(live)
-    lines = capsys.readouterr().err.splitlines()
-    assert 30 <= len(lines) <= 100
-    with anyio.move_on_after(3600):
-        await Screen(quiet=True).watch(live)
-    assert capsys.readouterr().err == ""
-
-
 @given(st.text(st.characters(codec=None), max_size=200))
 def test_no_text_reaches_the_terminal_as_a_command(text: str) -> None:
     """File names, server messages and model replies are strangers' text; they may be read, not obeyed."""
@@ -173,9 +145,15 @@ def test_no_text_reaches_the_terminal_as_a_command(text: str) -> None:
 
 
 def finished(tally: Tally, status: int, **more: object) -> Finished:
-    told = {"stopped": None, "superseded": 0, "read_all": True, **more}
-    summary = tally.summary(seconds=1.0, **told)  # type: ignore[arg-type]
+    end = {"stopped": None, "superseded": 0, "read_all": True, **more}
+    summary = tally.summary(seconds=1.0, **end)  # type: ignore[arg-type]
     return Finished(summary, status, EndpointError("it is gone") if status == 3 else None)
+
+
+def told(capsys: pytest.CaptureFixture[str], found: Finished, output: Path, *, quiet: bool = False) -> list[str]:
+    """The lines of the closing summary."""
+    Screen(quiet=quiet).finished(found, output)
+    return capsys.readouterr().err.splitlines()
 
 
 def test_the_summary_tells_what_a_decision_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,16 +162,66 @@ def test_the_summary_tells_what_a_decision_needs(tmp_path: Path, capsys: pytest.
     tally.kinds.update({"refusal": 1, "bad_json": 1})
     tally.rewrite.requests, tally.rewrite.retries = 14, 3
     tally.rewrite.usage, tally.rewrite.unknown_usage = Usage(input_tokens=700, output_tokens=70), 1
-    Screen().finished(finished(tally, 1, superseded=4), tmp_path)
-    text = capsys.readouterr().err
-    assert "done: 10 answered, 2 failed (1 bad_json, 1 refusal), 5 done before, 1 of them failed, 3 pending" in text
-    assert "4 superseded" in text
-    assert "rewrite: 14 requests, 3 of them retries; at least 700 tokens in, 70 out" in text
-    assert "answer:" not in text, "nothing was sent there"
-    Screen(quiet=True).finished(finished(tally, 3, stopped="it is gone", read_all=False), tmp_path)
-    text = capsys.readouterr().err
-    assert text.startswith("error: it is gone\nstopped: ")
-    assert "the rest of the input pending" in text
-    assert text.endswith("; exit 3\n")
-    Screen(quiet=True).finished(finished(tally, 0), tmp_path)
-    assert capsys.readouterr() == ("", "")
+    lines = told(capsys, finished(tally, 1, superseded=4), tmp_path)
+    counts = "done: 10 answered, 2 failed (1 bad_json, 1 refusal), 5 done before, 1 of them failed, 3 pending"
+    assert lines[0].startswith(counts)
+    assert "4 superseded" in lines[0]
+    assert "of 20 lines read" in lines[0]
+    assert lines[1] == "rewrite: 14 requests, 3 of them retries; at least 700 tokens in, 70 out"
+    assert not [line for line in lines if line.startswith("answer:")], "nothing was sent there"
+    assert told(capsys, finished(tally, 0), tmp_path, quiet=True) == []
+
+
+@pytest.mark.parametrize(
+    ("stopped", "head", "next_step"),
+    [
+        ("SIGINT", "stopped by SIGINT: ", "run the same command again to go on"),
+        ("SIGTERM", "stopped by SIGTERM: ", "run the same command again to go on"),
+        ("it is gone", "stopped: ", "when the reason is mended, run the same command again to go on"),
+        (None, "limit reached: ", "run the same command again to go on"),
+    ],
+)
+def test_a_run_that_stopped_says_by_what_and_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stopped: str | None, head: str, next_step: str
+) -> None:
+    """Somebody who did not start it reads this in a mail; how many lines were read by then tells them nothing."""
+    tally = Tally(lines=70, answered=63, failed=1)
+    tally.kinds["bad_request"] = 1
+    status = 3 if stopped == "it is gone" else 130
+    lines = told(capsys, finished(tally, status, stopped=stopped, read_all=False), tmp_path, quiet=True)
+    if status == 3:
+        assert lines.pop(0) == "error: it is gone"
+    assert lines[0].startswith(f"{head}63 answered, 1 failed (1 bad_request); the rest is pending")
+    assert lines[1] == next_step
+    assert "read" not in lines[0]
+    assert lines[-1] == f"files in {tmp_path}; exit {status}"
+
+
+@pytest.mark.parametrize("name", ["out", "an out"])
+def test_failures_come_with_the_way_to_look_at_one_and_to_ask_again(
+    folder: Path, upstream: Callable[[Plan], Upstream], name: str
+) -> None:
+    """A count of failures is a riddle; the commands must run as they are printed."""
+    refuse: Reply = {"status": 400, "error": {"message": "no"}}
+    plan: Plan = {"rules": [{"when": {"contains": "[[r-6]]"}, "replies": [refuse]}]}
+    call = ("run", "in.jsonl", "-o", name, "--model", "m", "--base-url", upstream(plan).base_url)
+    for done in (run(folder, *call), run(folder, *call), run(folder, *call, "-q")):
+        assert done.status == 1
+        row = next(line for line in done.err.splitlines() if line.startswith("failed records: "))
+        assert row.startswith(f"failed records: {name}/dead_letters.jsonl; ")
+        assert row.endswith("; again: --retry-failed")
+        look = row.partition("look: s2a-batch ")[2].partition(";")[0]
+        assert "failed line 7, id 6" in run(folder, *shlex.split(look)).out
+    assert run(folder, *call, "--retry-failed").status == 1
+    assert row in run(folder, "status", name).out
+
+
+def test_a_disk_that_is_gone_is_no_reason_to_crash_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The summary of a run whose disk failed is the one that is needed most."""
+    tally = Tally(lines=7, answered=3, failed=1)
+    for damage in (b"", b"half a li", b"[]\n", b"\xff\n", b'{"line": null}\n'):
+        (tmp_path / "dead_letters.jsonl").write_bytes(damage)
+        assert told(capsys, finished(tally, 3, stopped="it is gone"), tmp_path)[0] == "error: it is gone"
+    assert told(capsys, finished(tally, 3, stopped="it is gone"), tmp_path / "no")[0] == "error: it is gone"

@@ -13,13 +13,15 @@ import anyio
 import httpx2
 import pytest
 
-from s2a_batch.embedded import Served, ensure_model, serve
+from s2a_batch import embedded
+from s2a_batch.embedded import Served, serve
 from s2a_batch.errors import JobError
-from s2a_batch.model_file import MODEL_BYTES, MODEL_FILE
+from s2a_batch.job import Job
+from s2a_batch.model_file import MODEL_BYTES, MODEL_FILE, ensure_model
+from tests.processes import ROOT
 
 pytestmark = pytest.mark.anyio
 
-ROOT = Path(__file__).parents[1]
 WAIT_S = 20.0
 PARENT = """
 import sys, anyio
@@ -227,12 +229,24 @@ async def test_a_model_that_does_not_load_shows_the_servers_own_words(tmp_path: 
             pass
 
 
-async def test_a_missing_library_names_the_extra(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded model is an optional part; who asks for it is told how to get it."""
+async def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded model is an optional part; who asks for it is told how to get it, and nobody else is asked."""
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    places: dict[str, object] = {"input": "in.jsonl", "output": "out"}
     with pytest.raises(JobError, match=r'pip install "s2a-batch\[embedded\]"'):
-        async with serve(model, slots=1, context_tokens=512, say=pytest.fail):
-            pass
+        embedded.check(Job.model_validate(places))
+    embedded.check(Job.model_validate(places | {"model": "m", "base_url": "http://127.0.0.1:9/v1"}))
+
+
+@pytest.mark.parametrize("stage", ["rewrite", "answer"])
+async def test_each_stages_model_file_is_looked_at_before_the_run(tmp_path: Path, stage: str) -> None:
+    """A wrong path of the second stage must not be found out when the first one has been paid for."""
+    table = {"input": "in.jsonl", "output": "out", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    job = Job.model_validate(table | {stage: {"model": str(tmp_path / "nowhere.gguf")}})
+    with pytest.raises(JobError, match=r"nowhere\.gguf: .*hint"):
+        embedded.check(job)
+    put(tmp_path / "nowhere.gguf", b"GGUF")
+    embedded.check(job)
 
 
 @pytest.mark.usefixtures("no_index")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from s2a_batch.errors import JobError
 from s2a_batch.inspect import dry_run, find, standing
 from s2a_batch.job import Job
+from s2a_batch.resume import Options
 from tests.processes import run, running
 
 if TYPE_CHECKING:
@@ -157,12 +159,20 @@ def test_no_run_is_told_as_such(tmp_path: Path) -> None:
 async def test_a_dry_run_finds_what_a_run_would_find(finished: Path) -> None:
     """A preview that disagrees with the run is worse than none."""
     table = {"input": finished.parent / "in.jsonl", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
-    fresh = await dry_run(Job.model_validate({**table, "output": finished.parent / "new"}), {})
+    fresh = await dry_run(Job.model_validate({**table, "output": finished.parent / "new"}), Options(), {})
     assert (fresh.lines, fresh.pending, fresh.done, dict(fresh.bad)) == (8, 7, 0, {"bad_prompt": 1})
     assert fresh.samples[0][0] == 8
-    assert fresh.prompt_chars == sum(len(json.loads(row)["prompt"]) for row in ROWS[:7])
-    again = await dry_run(Job.model_validate({**table, "output": finished}), {})
-    assert (again.pending, again.done) == (0, 7)
+    assert fresh.requests == 14
+    assert fresh.prompt_tokens == round(sum(len(json.loads(row)["prompt"]) for row in ROWS[:7]) / 3.5)
+    job = Job.model_validate({**table, "output": finished})
+    again = await dry_run(job, Options(), {})
+    assert (again.pending, again.done, again.requests, again.prompt_tokens) == (0, 7, 0, 0)
+    again = await dry_run(job, Options(retry_failed=True), {})
+    assert (again.pending, again.done, again.requests) == (1, 6, 1), "its rewrite is there"
+    anew = await dry_run(job, Options(fresh=True, limit=3), {})
+    assert (anew.pending, anew.done, anew.requests) == (7, 0, 6)
+    alone = await dry_run(Job.model_validate({**table, "output": finished, "only": "rewrite"}), Options(), {})
+    assert (alone.pending, alone.done, alone.requests) == (0, 7, 0)
 
 
 @pytest.mark.anyio
@@ -171,6 +181,84 @@ async def test_a_dry_run_refuses_what_a_run_would_refuse(tmp_path: Path) -> None
     (tmp_path / "in.jsonl").write_text(ROWS[0])
     table = {"input": tmp_path / "in.jsonl", "output": tmp_path / "out", "model": "m"}
     with pytest.raises(JobError, match="OPENAI_API_KEY"):
-        await dry_run(Job.model_validate(table), {})
+        await dry_run(Job.model_validate(table), Options(), {})
+    key = {"OPENAI_API_KEY": "sk-12345"}
     with pytest.raises(JobError, match="cannot read"):
-        await dry_run(Job.model_validate({**table, "input": tmp_path / "no.jsonl"}), {"OPENAI_API_KEY": "sk-12345"})
+        await dry_run(Job.model_validate({**table, "input": tmp_path / "no.jsonl"}), Options(), key)
+    with pytest.raises(JobError, match=r"no\.gguf"):
+        await dry_run(Job.model_validate({**table, "model": str(tmp_path / "no.gguf")}), Options(), {})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.jsonl").write_text('{"not": "ours"}\n')
+    with pytest.raises(JobError, match="not written by s2a-batch"):
+        await dry_run(Job.model_validate(table), Options(fresh=True), key)
+
+
+@pytest.mark.anyio
+async def test_a_dry_run_refuses_changed_settings_as_a_run_does(finished: Path) -> None:
+    """Somebody who looked before would find the refusal in the cron mail only, with a night lost."""
+    table = {"input": finished.parent / "in.jsonl", "model": "another", "base_url": "http://127.0.0.1:9/v1"}
+    job = Job.model_validate({**table, "output": finished})
+    with pytest.raises(JobError, match=r'other settings[\s\S]*rewrite\.model: "m" -> "another"[\s\S]*--accept-changes'):
+        await dry_run(job, Options(), {})
+    assert (await dry_run(job, Options(accept_changes=True), {})).done == 7
+    assert (await dry_run(job, Options(fresh=True), {})).done == 0
+
+
+def test_the_original_is_shown_whatever_became_of_the_line(
+    tmp_path: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """An audit begins with what was asked: also of a line that was no JSON, and of a run that keeps hashes only."""
+    work = tmp_path / "work"
+    work.mkdir()
+    rows = ['{"ask": "Is [[r-1]] so? I think it is.", "more": "of it"}', "{no JSON", '{"ask": 7}', '"a text"']
+    (work / "in.jsonl").write_text("\n".join(rows) + "\n")
+    call = ("run", "in.jsonl", "-o", "out", "--base-url", upstream({}).base_url, "--model", "m")
+    assert run(work, *call, "--set", "messages=hash", "--set", "fields.prompt=ask").status == 1
+    found = [run(work, "show", "out", f"line:{n}").out.splitlines() for n in range(1, 5)]
+    original = [lines[lines.index("original") + 1] for lines in found]
+    assert original[0].startswith("[-Is-] [[r-1]]")
+    assert "more" not in original[0]
+    assert original[1:] == ["{no JSON", '{"ask": 7}', '"a text"']
+
+
+@pytest.mark.parametrize("wanted", ["3", "line:3"])
+def test_a_look_where_no_run_is_says_so(tmp_path: Path, wanted: str) -> None:
+    """A typo in the directory must not read as a lost record."""
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(JobError, match="no run here"):
+            find(place, wanted)
+
+
+def test_the_standing_of_a_stopped_run_says_why_and_what_to_do(
+    tmp_path: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """In the morning one look must tell whether to wait, to mend something, or to start it again."""
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "in.jsonl").write_text("\n".join(ROWS[:5]) + "\n", "utf-8")
+    again = "run the same command again to go on"
+    up = upstream({"rules": [{"when": {"contains": "[[r-3]]"}, "replies": [{"delay_s": 30}]}]})
+    call = ("run", "in.jsonl", "-o", "out", "--base-url", up.base_url, "--model", "m")
+    with running(work, *call) as program:
+        up.wait_until(lambda stats: stats.answered == 8)
+        program.kill()
+    killed = run(work, "status", "out").out.splitlines()
+    assert killed[0].startswith("out: not running; ")
+    assert killed[-1].endswith(again)
+    assert "kill" in killed[-1]
+    with running(work, *call) as program:
+        up.wait_until(lambda stats: stats.requests > 9)
+        for _ in range(2):
+            program.send(signal.SIGTERM)
+            up.wait_until(lambda _: "second signal" in program.err())
+        program.wait()
+    stopped = run(work, "status", "out").out.splitlines()
+    assert stopped[1].startswith("stopped by SIGTERM: ")
+    assert again in stopped
+    refuse: Reply = {"status": 401, "error": {"message": "no such account"}}
+    up = upstream({"rules": [{"replies": [refuse]}]})
+    assert run(work, *call).status == 3
+    gone = run(work, "status", "out").out.splitlines()
+    assert gone[1].startswith("stopped: ")
+    assert [line for line in gone if line.startswith("reason: ") and "401" in line]
+    assert gone[-1] == f"when the reason is mended, {again}"

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from s2a_batch import jobfile
 from s2a_batch.errors import JobError
-from s2a_batch.job import OPENAI_KEY
+from s2a_batch.job import OPENAI_KEY, Job
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pydantic import JsonValue
-
-    from s2a_batch.job import Job
 
 HERE = "http://127.0.0.1:1/v1"
 LEAST = 'input = "in.jsonl"\noutput = "out"\n'
@@ -53,13 +53,21 @@ def fault(folder: Path, text: str) -> str:
         ('[fields]\npromptx = "x"', "fields.promptx: no such key; did you mean 'prompt'?"),
         ("[fields]\nzzzzzz = 1", "fields.zzzzzz: no such key; known: prompt, id"),
         ("[rewrites]\nseed = 1", "rewrites: no such key; did you mean 'rewrite'?"),
-        ('[rewrite]\npreset = "strong"', "rewrite.preset: Input should be 'unbiased', 'relevance' or 'question'"),
+        ('[rewrite]\npreset = "strong"', "rewrite.preset: expected 'unbiased', 'relevance' or 'question'"),
         (
             '[limits]\nopen_requests = "many"',
             "limits.open_requests: expected a whole number from 1 to 10000, or 'auto'",
         ),
-        ("[retry]\ndeadline_s = 0", "retry.deadline_s: Input should be greater than 0"),
-        ("rewrite = 5", "rewrite: Input should be a valid dictionary"),
+        ("[retry]\ndeadline_s = 0", "retry.deadline_s: expected greater than 0"),
+        ("[retry]\nreasks = 11", "retry.reasks: expected less or equal to 10"),
+        ("rewrite = 5", "rewrite: expected a table, found a whole number"),
+        ('[rewrite]\nseed = "ZZ"', "rewrite.seed: expected a whole number, found a text"),
+        ("[rewrite]\nseed = 1.5", "rewrite.seed: expected a whole number, found a number"),
+        ('[rewrite]\ntemperature = "warm"', "rewrite.temperature: expected a number, found a text"),
+        ("[rewrite]\nstrict = 7", "rewrite.strict: expected true or false, found a whole number"),
+        ("[rewrite]\nmodel = [1]", "rewrite.model: expected a text, found a list"),
+        ('[answer]\nchoices = "a"', "answer.choices: expected a list, found a text"),
+        ("[answer]\nschema_file = true", "answer.schema_file: expected a path, found true or false"),
         ('[answer]\nchoices = ["a"]', "answer: type = 'choice' and choices = [..] go together"),
         ('[rewrite]\napi_key_env = "sk-ZZ"', "rewrite.api_key_env: this is no name of an environment variable"),
         ('model = "m', "not TOML: "),
@@ -73,6 +81,24 @@ def test_each_fault_names_the_file_the_key_and_the_way_out(tmp_path: Path, text:
     assert "ZZ" not in said
 
 
+def keys_of(table: type[BaseModel], place: str = "") -> Iterator[str]:
+    """All keys of a job, dotted, tables included."""
+    for name, field in table.model_fields.items():
+        key = place + (field.alias or name)
+        yield key
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from keys_of(kind, f"{key}.")
+
+
+@pytest.mark.parametrize("key", [*keys_of(Job)])
+def test_a_near_miss_of_any_key_is_recognised(key: str) -> None:
+    """A table that is added later must help like the first ones."""
+    table = jobfile.with_setting({"input": "a", "output": "b"}, f"{key}_x=1")
+    with pytest.raises(JobError, match=rf"{key}_x: no such key; did you mean '{key.rpartition('.')[2]}'"):
+        jobfile.build(table, "command line")
+
+
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     """Whoever corrects one key must not meet the next one at the next start."""
     said = fault(tmp_path, "modelx = 1\n[retry]\nattempts = 0\n[answer]\ntypo = 1").splitlines()
@@ -84,7 +110,7 @@ def test_what_every_job_needs_is_asked_for_by_name(tmp_path: Path, name: str) ->
     """A job without an input says so, in the words of the file."""
     path = tmp_path / "job.toml"
     path.write_text("".join(line for line in LEAST.splitlines(keepends=True) if not line.startswith(name)))
-    with pytest.raises(JobError, match=rf"job\.toml: {name}: Field required"):
+    with pytest.raises(JobError, match=rf"job\.toml: no {name}; give .*{name} = "):
         jobfile.load(path)
 
 
@@ -208,6 +234,15 @@ def test_a_missing_secret_is_named_before_anything_is_sent(
     """Cron knows none of the variables of a login shell; the message must say which one is missing, and for what."""
     with pytest.raises(JobError, match=rf"answer.*the environment has no {words}"):
         jobfile.secrets_of(_asking(stage), "answer", environ)
+
+
+def test_only_the_stages_that_send_something_need_their_secrets() -> None:
+    """A key for a stage that does not run, or that a local model serves, is nobody's business."""
+    table: dict[str, JsonValue] = {"input": "a", "output": "b", "answer": {"model": "m", "api_key_env": "MY_KEY"}}
+    with pytest.raises(JobError, match="answer: the environment has no MY_KEY"):
+        jobfile.check_secrets(jobfile.build(table, "here"), {})
+    jobfile.check_secrets(jobfile.build(table, "here"), {"MY_KEY": "k"})
+    jobfile.check_secrets(jobfile.build(table | {"only": "rewrite"}, "here"), {})
 
 
 def test_a_server_without_keys_needs_none() -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.processes import JsonObject, Program, read_lines, run, running, strict, write_input
+from tests.processes import OPEN, RUN, JsonObject, Program, read_lines, run, running, strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,17 +14,7 @@ if TYPE_CHECKING:
     from tests.server import Plan, Reply, Upstream
 
 RECORDS = 25
-OPEN = 4
 KILLS = 16
-RUN = ("run", "in.jsonl", "-o", "out", "--model", "m", "--open-requests", str(OPEN))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    work = tmp_path / "work"
-    work.mkdir()
-    write_input(work / "in.jsonl", range(RECORDS))
-    return work
 
 
 def kill_after(program: Program, up: Upstream, requests: int, jitter_s: float) -> None:

@@ -22,7 +22,7 @@ from s2a_batch.errors import (
     UnusableReply,
 )
 from s2a_batch.job import AnswerJob, RewriteJob
-from s2a_batch.pipeline import FinishedRewrite, Pipeline
+from s2a_batch.pipeline import FinishedRewrite, Pipeline, written
 from s2a_batch.records import LINE_PREFIX, Outcome, Usage, result_line
 from tests.fakes import FakeClient, Scripted, a_limiter, a_record, a_stage, in_virtual_time, usage
 
@@ -279,7 +279,9 @@ def test_any_text_of_a_model_makes_a_strict_line(text: str) -> None:
         again = json.loads(line)
         assert again["answer"] == {"answer": f"a{text}"}
         assert again["rewrite"]["relevant_context"] == text
-        assert FinishedRewrite.from_line(way.saved[0][1]).rewrite == found.rewrite
+        read_back = FinishedRewrite.from_line(way.saved[0][1])
+        assert read_back is not None
+        assert read_back.rewrite == found.rewrite
 
     in_virtual_time(main)
 
@@ -309,7 +311,7 @@ async def test_many_records_at_once_keep_their_replies_apart() -> None:
 async def test_rate_limits_are_not_the_records_fault() -> None:
     """However often the server asks to wait, the record keeps all its attempts: a busy night must not lose it."""
     busy = RateLimitedError("HTTP 429", retry_after_s=1)
-    script: list[Scripted] = [*[busy] * 20, *[TransientError("timeout", "slow")] * 5, {}, *[busy] * 20, {}]
+    script: list[Scripted] = [*[busy] * 8, *[TransientError("timeout", "slow")] * 5, {}, *[busy] * 8, {}]
     way = Way(FakeClient(script))
     assert (await way.go()).status == "answered"
 
@@ -339,3 +341,19 @@ async def test_the_jobs_wording_reaches_its_stage_and_no_other(
     asked = [[request["messages"] for request in way.client.requests] for way in ways]
     assert asked[0][stage] != asked[1][stage]
     assert asked[0][1 - stage] == asked[1][1 - stage]
+
+
+def test_a_rewrite_of_another_version_is_no_rewrite() -> None:
+    """After an update a line may lack a field; it costs a request, not the run."""
+    for line in (b"{}", b'{"stages":{"rewrite":null},"rewrite":{"text":"x"},"checks":[]}', b"[1]", b'"x"', b"{"):
+        assert FinishedRewrite.from_line(line) is None
+
+
+def test_an_answer_that_is_no_json_is_a_dead_letter() -> None:
+    """A class of the user's own may make anything of a reply; the file must stay JSON, and the others go on."""
+    fine = Outcome(status="answered", answer={"answer": "yes"}, fingerprint="f", started_at="now", seconds=1)
+    record = a_record()
+    assert written(record, fine) == (fine, result_line(record, fine))
+    outcome, line = written(record, fine.model_copy(update={"answer": {"answer": "\ud83d"}}))
+    assert (outcome.status, outcome.error and outcome.error.kind) == ("failed", "bug")
+    assert json.loads(line)["answer"] is None

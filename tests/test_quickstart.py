@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tests.processes import read_lines
+from tests.processes import ROOT, read_lines
 
-ROOT = Path(__file__).parents[1]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 RECORDS = 2
 
 

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import pytest
@@ -17,13 +16,14 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from s2a_batch import checks, errors, jobfile, rundir
 from s2a_batch.bounds import Limits, Retry
 from s2a_batch.job import AnswerJob, Fields, Job, RewriteJob, StageJob
-from s2a_batch.records import Check, Outcome, Rewrite
+from s2a_batch.records import Outcome, Rewrite
+from tests.processes import ROOT
 from tests.server import Plan, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
 
@@ -105,7 +105,6 @@ def test_every_check_is_named() -> None:
     )
     row = next(row for row in _rows("Each line:") if row[0] == "`checks`")
     assert {check.name for check in everything} == set(re.findall(r"`(\w+)`", row[1]))
-    assert all(isinstance(check, Check) for check in everything)
 
 
 def test_layers_and_modules_are_those_of_the_package() -> None:
@@ -127,9 +126,18 @@ def test_every_job_file_loads(path: Path) -> None:
     assert job.output.parent == ROOT / "runs"
 
 
+def _shown(part: object, whole: object) -> bool:
+    """Whether an abridged value has the shape of the true one: fields left out, texts and numbers of their own."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return bool(part) and all(name in whole and _shown(value, whole[name]) for name, value in part.items())
+    if isinstance(part, list) and isinstance(whole, list):
+        return len(part) == len(whole) and all(map(_shown, part, whole))
+    return isinstance(part, type(whole))
+
+
 def test_the_candy_example_comes_out_as_written(tmp_path: Path) -> None:
     """The first screen is a promise: this line in, this rewrite, this typed answer."""
-    given, rewrite, result = (json.loads(block) for block in re.findall(r"```json\n(.*?)\n```", README)[:3])
+    given, rewrite, result = (json.loads(block) for block in re.findall(r"```json\n(.*?)\n```", README, re.DOTALL)[:3])
     assert "Max" not in json.dumps(rewrite)
     (tmp_path / "in.jsonl").write_text(json.dumps(given) + "\n")
     plan: Plan = {"script": {"Max has 1000": {"rewrite": rewrite, "answer": result["answer"]}}, "keep_bodies": True}
@@ -141,7 +149,7 @@ def test_the_candy_example_comes_out_as_written(tmp_path: Path) -> None:
     assert line["answer"] == result["answer"] == {"answer": 25}
     assert (line["id"], line["status"], line["input"]) == ("candy", "answered", given)
     assert {name: line["rewrite"][name] for name in rewrite} == rewrite
-    assert set(result) <= set(line)
+    assert _shown(result, line)
     for stage, request in zip(("rewrite", "answer"), sent, strict=True):
         audit = line["stages"][stage]
         assert audit["messages"] == request["body"]["messages"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+import tracemalloc
 from contextlib import aclosing
 from pathlib import Path
 from typing import NoReturn
@@ -152,6 +153,16 @@ def test_a_line_begins_with_its_key() -> None:
         line = result_line(record, outcome())
         assert line.startswith(LINE_PREFIX + b'ab12-3","line":1,"id":null,')
         assert json.loads(LINE_PREFIX.rpartition(b",")[0] + b"}") == {"schema": SCHEMA_VERSION}
+
+
+def test_a_line_as_long_as_a_book_is_copied_few_times() -> None:
+    """The input is spliced in; each needless copy is paid once for every record under way."""
+    record = Record("k", 1, b"1", b'{"prompt":"' + b"x" * 1_000_000 + b'"}', "")
+    tracemalloc.start()
+    line = result_line(record, outcome())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.1 * len(line)
 
 
 USAGE = st.builds(Usage, *[], **{name: st.one_of(st.none(), st.integers(0, 99)) for name in Usage.model_fields})

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from s2a_batch.errors import FailureKind
 from s2a_batch.records import Attempt, Fault, Outcome, RecordFault, Status, Usage
 from s2a_batch.report import StageTally, Tally
-from tests.fakes import a_record
 
 if TYPE_CHECKING:
     from s2a_batch.records import Summary
@@ -45,7 +44,7 @@ def test_the_lines_add_up(read: list[Status | None], ended: list[str]) -> None:
     """Lines = answered + rewritten + failed + skipped + pending, or a record was lost and nobody sees it."""
     tally = Tally()
     for done_as in [*read, *[None] * len(ended)]:
-        tally.read(a_record(), done_as)
+        tally.read(done_as)
     for end in ended:
         if end != "pending":
             tally.note(None if end == "rewritten" else outcome(None if end == "answered" else KINDS[KINDS.index(end)]))
@@ -62,7 +61,7 @@ def test_token_sums_are_lower_bounds_when_some_are_unknown(usages: list[Usage]) 
     """Unknown is not zero: the sum holds all that is known, and how many replies were not counted."""
     tally = StageTally()
     for usage in usages:
-        tally.add(attempt(usage=usage))
+        tally.add(attempt(usage=usage), None)
     for name in Usage.model_fields:
         known = [value for usage in usages if (value := getattr(usage, name)) is not None]
         assert getattr(tally.usage, name) == (sum(known) if known else None)
@@ -80,12 +79,16 @@ def test_usage_sums_do_not_depend_on_order(a: Usage, b: Usage, c: Usage) -> None
 def test_attempts_are_counted_by_what_they_were() -> None:
     """Retries, rate limits and re-asks have different remedies; each request is one request."""
     tally = StageTally()
-    tally.add(attempt(1, kind="rate_limited"))
-    tally.add(attempt(2, kind="invalid_reply", usage=Usage(input_tokens=5, output_tokens=6)))
-    tally.add(attempt(3, reask=True, usage=Usage(input_tokens=7, output_tokens=8)))
-    tally.add(attempt(1, kind="timeout"))
+    of_one = [
+        attempt(1, kind="rate_limited"),
+        attempt(2, kind="timeout"),
+        attempt(3, kind="invalid_reply", usage=Usage(input_tokens=5, output_tokens=6)),
+        attempt(4, reask=True, usage=Usage(input_tokens=7, output_tokens=8)),
+    ]
+    for before, now in zip([None, *of_one], of_one, strict=False):
+        tally.add(now, before)
     found = tally.summary()
-    assert (found.requests, found.retries, found.rate_limited, found.reasks) == (4, 2, 1, 1)
+    assert (found.retries, found.rate_limited, found.reasks) == (1, 1, 1)
     assert found.usage == Usage(input_tokens=12, output_tokens=14)
     assert found.unknown_usage == 0
     assert found.seconds == pytest.approx(6.0)
@@ -94,9 +97,9 @@ def test_attempts_are_counted_by_what_they_were() -> None:
 def test_both_stages_are_summed() -> None:
     """A budget holds over the whole run."""
     tally = Tally()
-    tally.stage("rewrite").add(attempt(usage=Usage(input_tokens=1, output_tokens=2)))
-    tally.stage("answer").add(attempt(usage=Usage(input_tokens=3)))
-    tally.stage("answer").add(attempt(kind="connection"))
+    tally.stage("rewrite").add(attempt(usage=Usage(input_tokens=1, output_tokens=2)), None)
+    tally.stage("answer").add(attempt(usage=Usage(input_tokens=3)), None)
+    tally.rewrite.requests, tally.answer.requests = 1, 2
     assert (tally.requests, tally.tokens) == (3, 6)
     assert (summary(tally).rewrite.requests, summary(tally).answer.requests) == (1, 2)
 
@@ -105,14 +108,36 @@ def test_what_is_left_is_reckoned_from_the_bytes() -> None:
     """The display must not need to count the lines of a file of 100 GB first."""
     tally = Tally()
     assert tally.left() is None
-    record = a_record()
-    size = len(record.input_json) + 1
     for _ in range(10):
-        tally.read(record, None)
-    assert tally.left() is None
-    tally.total_bytes = 100 * size
+        tally.read(None)
+    tally.reached(500)
+    assert tally.left() is None, "a pipe has no size"
+    tally.total_bytes = 5000
     assert tally.left() == 100
     tally.note(outcome(None))
     assert tally.left() == 99
-    tally.total_bytes = size
-    assert tally.left() == 9
+    tally.total_bytes = 400
+    assert tally.left() == 9, "the file was cut since, or grew"
+
+
+@given(
+    lines=st.integers(1, 1000),
+    done=st.integers(0, 1000),
+    finished=st.integers(0, 1000),
+    limit=st.integers(1, 1000),
+    total=st.none() | st.integers(1, 10_000),
+)
+def test_no_more_is_left_than_the_limit_still_allows(
+    lines: int, done: int, finished: int, limit: int, total: int | None
+) -> None:
+    """`--limit 10` of a million: an hour announced for a minute's work makes people stop it."""
+    skipped = min(done, lines)
+    taken = min(lines - skipped, limit)
+    finished = min(finished, taken)
+    tally = Tally(lines=lines, skipped=skipped, answered=finished, limit=limit, total_bytes=total, read_bytes=10)
+    left = tally.left()
+    assert left is not None
+    under_way = taken - finished
+    assert left <= limit - taken + under_way
+    if skipped + taken == lines and total is not None and total <= 10:
+        assert left == under_way, "all is read"

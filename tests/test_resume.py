@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from s2a_batch.job import fingerprint
 from s2a_batch.keys import key_text, line_hash
-from tests.processes import Done, read_lines, run, write_input
+from s2a_batch.resume import compare, settings_of
+from tests.fakes import a_job
+from tests.processes import RUN, Done, JsonObject, read_lines, run, write_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pydantic import JsonValue
 
     from tests.server import Plan, Reply, Upstream
 
@@ -27,12 +32,11 @@ class Work:
     def __init__(self, folder: Path, up: Upstream) -> None:
         self.folder, self.up, self.out = folder, up, folder / "out"
         self.input = folder / "in.jsonl"
-        write_input(self.input, range(RECORDS))
 
     def run(self, *more: str, model: str = "m", requests: int | None = None, status: int = 0) -> Done:
         """Run it; check its exit status and how many requests it made."""
         before = self.up.stats().requests
-        done = run(self.folder, "run", "in.jsonl", "-o", "out", "--base-url", self.up.base_url, "--model", model, *more)
+        done = run(self.folder, *RUN, "--base-url", self.up.base_url, "--model", model, *more)
         assert done.status == status, done.err
         assert requests is None or self.up.stats().requests - before == requests, done.err
         return done
@@ -48,9 +52,7 @@ class Work:
 
 
 @pytest.fixture
-def work(tmp_path: Path, upstream: Callable[[Plan], Upstream]) -> Work:
-    folder = tmp_path / "work"
-    folder.mkdir()
+def work(folder: Path, upstream: Callable[[Plan], Upstream]) -> Work:
     return Work(folder, upstream({}))
 
 
@@ -195,6 +197,48 @@ def test_fresh_starts_anew_and_keeps_the_old(work: Work) -> None:
     assert work.ids() == list(range(RECORDS))
 
 
+@pytest.mark.parametrize("moved", [[], ["run.json"], ["run.json", "results.jsonl"]])
+def test_a_new_start_that_was_killed_is_a_new_start(work: Work, moved: list[str]) -> None:
+    """A kill in the middle of --fresh must not mix half of the old run into the new one."""
+    work.run("--limit", "3")
+    half = work.out / "old-1.part"
+    half.mkdir()
+    for name in moved:
+        (work.out / name).rename(half / name)
+    done = work.run(requests=2 * RECORDS)
+    assert "old-1" in done.err
+    assert len(read_lines(work.out / "old-1" / "results.jsonl")) == 3
+
+
+def manifest_of(work: Work) -> JsonObject:
+    found: JsonObject = json.loads((work.out / "run.json").read_text())
+    return found
+
+
+def test_the_fingerprint_is_that_of_the_settings_beside_it(work: Work) -> None:
+    """Lines are traced to their settings by it; one that matches nothing makes an audit stop."""
+    only, typed = ["--only", "rewrite"], ["--answer", "int"]
+    for more in ([], only, [*typed, "--accept-changes"], only, typed, [*only, "--answer", "float"]):
+        work.rewrite_input(lambda lines: [*lines, new_line(90 + len(lines))])
+        work.run(*more)
+        found = manifest_of(work)
+        assert found["fingerprint"] == fingerprint(found["settings"]), more
+        assert read_lines(work.out / "rewrites.jsonl")[-1]["fingerprint"] == found["fingerprint"], more
+        assert "answer.type" in found["settings"]
+
+
+def test_a_lost_manifest_lets_the_same_job_go_on_and_no_other(work: Work) -> None:
+    """The lines are the checkpoint; but answers of another model must not come among them without a word."""
+    work.run("--only", "rewrite", "--limit", "2")
+    work.run("--limit", "3")
+    (work.out / "run.json").unlink()
+    assert "--accept-changes" in work.run(model="other", requests=0, status=2).err
+    assert not (work.out / "run.json").exists()
+    work.run("--limit", "1", requests=2)
+    (work.out / "run.json").unlink()
+    work.run("--accept-changes", model="other", requests=2 * (RECORDS - 4))
+
+
 def test_what_cannot_change_an_answer_may_change(work: Work) -> None:
     """Tuning the speed, a new key or another proxy in the middle of a large job must not cost what is done."""
     work.run("--limit", "3")
@@ -257,6 +301,31 @@ def test_a_run_never_reads_what_it_writes(work: Work, name: str) -> None:
         done = run(work.folder, "run", source, "-o", "out", "--base-url", work.up.base_url, "--model", "m")
         assert done.status == 2
         assert "cannot read what it writes" in done.err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ({}, {}, []),
+        ({}, {"limits": {"open_requests": 2}}, []),
+        ({}, {"answer": {"type": "int"}}, ["answer.type"]),
+        ({}, {"only": "rewrite", "answer": {"type": "int"}}, []),
+        ({"only": "rewrite"}, {"answer": {"type": "int"}}, []),
+        ({"only": "rewrite"}, {"only": "rewrite", "rewrite": {"seed": 1}}, ["rewrite.seed"]),
+        ({"only": "rewrite"}, {"model": "m2"}, ["rewrite.model"]),
+        ({}, {"model": "m2"}, ["answer.model", "rewrite.model"]),
+        ({}, {"only": "rewrite", "fields": {"prompt": "p"}}, ["fields.prompt"]),
+    ],
+)
+def test_what_changed_is_what_can_change_a_result_that_lies_there(
+    old: dict[str, object], new: dict[str, object], changed: list[str]
+) -> None:
+    """A run and its dry run must come to one verdict; one too strict costs a night, one too lax its results."""
+    job = a_job(**new)
+    manifest: dict[str, JsonValue] = {"settings": settings_of(a_job(**old))}
+    found = compare(manifest, settings_of(job), job.only)
+    assert [line.partition(":")[0] for line in found] == changed
+    assert compare(None, settings_of(job), job.only) == []
 
 
 def test_memory_does_not_grow_with_what_is_done(work: Work) -> None:

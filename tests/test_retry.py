@@ -236,31 +236,72 @@ async def test_two_loops_at_once_share_no_state() -> None:
     assert [len(t.times) for t in tried] == [1, 2, 3, 4, 4]
 
 
-def test_an_endpoint_that_never_worked_stops_the_run() -> None:
-    """A wrong address fails each record alike: after a handful it is not the records' fault."""
+@pytest.mark.parametrize(
+    ("error", "most"),
+    [(RequestRefused("bad_request", "no"), 8), (TransientError("not_an_answer", "<html>"), 8), (DOWN, 24)],
+)
+async def test_an_endpoint_that_never_worked_stops_the_run(error: AttemptError, most: int) -> None:
+    """A wrong address fails each record alike; what may pass by itself, as a server that starts, gets more patience."""
     health = Health()
-    for _ in range(7):
-        health.note_failure(DOWN)
-    with pytest.raises(EndpointError, match="gone"):
-        health.note_failure(DOWN)
+    for n in range(most - 1):
+        assert not health.note_failure(error, n)
+    with pytest.raises(EndpointError, match="is the server up"):
+        health.note_failure(error, most)
 
 
-def test_an_endpoint_that_worked_once_is_not_given_up_by_count() -> None:
-    """Later faults are the records' or pass."""
+async def test_one_record_alone_is_no_outage() -> None:
+    """A prompt that kills its connection each time is lost, not the night."""
     health = Health()
     health.note_success()
-    for _ in range(100):
-        health.note_failure(DOWN)
+    assert not any(health.note_failure(DOWN, 7) for _ in range(100))
 
 
-@pytest.mark.parametrize("kind", ["refusal", "content_filter"])
-def test_refusals_prove_that_the_endpoint_works(kind: Any) -> None:  # noqa: ANN401  a literal
-    """A file that begins with eight refused prompts must not stop the run: one bad record never stops another."""
+@pytest.mark.parametrize(("kind", "records"), [("connection", 3), ("server_error", 8), ("timeout", 8)])
+async def test_records_that_fail_one_after_the_other_are_an_outage(kind: Any, records: int) -> None:  # noqa: ANN401
+    """When everybody fails, nobody's attempts count; one answer shows that it is over."""
     health = Health()
-    for _ in range(100):
-        health.note_failure(UnusableReply(kind, "no"))
-    for _ in range(100):
-        health.note_failure(DOWN)
+    health.note_success()
+    error = TransientError(kind, "gone")
+    for _ in range(2):
+        found = [health.note_failure(error, n) for n in range(records)]
+        assert found == [False] * (records - 1) + [True]
+        health.note_success()
+
+
+async def test_an_outage_ends_the_run_when_it_lasts() -> None:
+    """Nobody repairs it before the morning; the run ends, the records are pending."""
+    health = Health(max_wait_s=600)
+    health.note_success()
+    for n in range(11):
+        health.note_failure(DOWN, n)
+        await anyio.sleep(60)
+    await anyio.sleep(120)
+    with pytest.raises(EndpointError, match=r"no answer for 6\d\d s"):
+        health.note_failure(DOWN, 1)
+
+
+async def test_a_record_that_reached_nothing_does_not_fail_for_it() -> None:
+    """The server went away while one record was left: it stays pending, as in any other outage."""
+    health = Health()
+    with pytest.raises(EndpointError, match="nothing was answered"):
+        health.judge(TransientError("server_error", "HTTP 500"), since=anyio.current_time())
+    health.note_success()
+    await anyio.sleep(1)
+    since = anyio.current_time()
+    health.judge(TransientError("server_error", "HTTP 500"), since=since)
+    with pytest.raises(EndpointError, match="nothing was answered"):
+        health.judge(DOWN, since=since)
+    await anyio.sleep(1)
+    health.note_success()
+    health.judge(DOWN, since=since)
+
+
+@pytest.mark.parametrize("kind", ["refusal", "content_filter", "truncated", "only_reasoning", "too_long"])
+async def test_a_fault_of_the_record_is_none_of_the_endpoint(kind: Any) -> None:  # noqa: ANN401  a literal
+    """A file that begins with eight bad prompts must not stop the run: one bad record never stops another."""
+    health = Health()
+    for n in range(100):
+        assert not health.note_failure(UnusableReply(kind, "no"), n)
 
 
 async def test_nothing_but_rate_limits_stops_the_run_in_the_end() -> None:

@@ -204,11 +204,53 @@ def test_files_set_aside_never_replace_earlier_ones(tmp_path: Path) -> None:
             (tmp_path / RESULTS).write_bytes(LINES[n])
             (tmp_path / MANIFEST).write_text("{}")
             assert run.set_all_aside() == f"old-{n + 1}"
-    assert (tmp_path / "dead_letters.1.jsonl").read_bytes() == LINES[0]
-    assert (tmp_path / "dead_letters.2.jsonl").read_bytes() == LINES[1]
+    assert (tmp_path / "old-1" / "dead_letters.1.jsonl").read_bytes() == LINES[0]
+    assert (tmp_path / "old-1" / "dead_letters.2.jsonl").read_bytes() == LINES[1]
     assert (tmp_path / "old-1" / RESULTS).read_bytes() == LINES[0]
     assert (tmp_path / "old-2" / RESULTS).read_bytes() == LINES[1]
     assert not (tmp_path / RESULTS).exists()
+
+
+OURS = [MANIFEST, *LINE_FILES, DAMAGED, "dead_letters.1.jsonl", "dead_letters.12.jsonl", MANIFEST + ".new"]
+
+
+def test_all_of_an_old_run_goes_and_nothing_else(tmp_path: Path) -> None:
+    """Dead letters of another job beside the new results would be counted and mended with them."""
+    theirs = ["notes.txt", "dead_letters.mine.jsonl", "old-plan.part"]
+    for name in [*OURS, *theirs]:
+        (tmp_path / name).write_bytes(LINES[0])
+    (tmp_path / "old-1").mkdir()
+    with RunDirectory(tmp_path) as run:
+        assert run.set_all_aside() == "old-2"
+        assert run.set_all_aside() is None
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "old-1", "old-2", *theirs}
+    assert {path.name for path in (tmp_path / "old-2").iterdir()} == set(OURS)
+
+
+@pytest.mark.parametrize("stopped_at", OURS)
+def test_a_move_that_was_killed_half_way_is_finished(tmp_path: Path, stopped_at: str) -> None:
+    """With half of an old run still there, the new one would take its answers for its own."""
+    for name in OURS:
+        (tmp_path / name).write_text(name if name == MANIFEST else "")
+    in_the_way = tmp_path / "old-1.part" / stopped_at
+    in_the_way.mkdir(parents=True)
+    with RunDirectory(tmp_path) as run:
+        with pytest.raises(IsADirectoryError):
+            run.finish_setting_aside()
+        assert (tmp_path / MANIFEST).exists() == (stopped_at == MANIFEST), "it goes first"
+        in_the_way.rmdir()
+        assert run.finish_setting_aside() == "old-1"
+        assert run.finish_setting_aside() is None
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "old-1"}
+    assert {path.name for path in (tmp_path / "old-1").iterdir()} == set(OURS)
+
+
+def test_lines_tell_which_settings_made_them(tmp_path: Path) -> None:
+    """When run.json is lost, this is all that keeps answers of two jobs apart."""
+    (tmp_path / RESULTS).write_bytes(b"#" + LINES[0] + LINES[1])
+    (tmp_path / REWRITES).write_bytes(LINES[1].replace(b'"fingerprint":"f"', b'"fingerprint":"g"'))
+    with RunDirectory(tmp_path) as run:
+        assert run.fingerprints() == {"f", "g"}
 
 
 def test_the_manifest_is_replaced_whole(tmp_path: Path) -> None:

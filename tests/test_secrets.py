@@ -14,7 +14,7 @@ import pytest
 
 from s2a_batch.client import Endpoint
 from s2a_batch.errors import AttemptError, S2AError
-from tests.fakes import HERE
+from tests.processes import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ async def main():
         messages = [{"role": "user", "content": "[[r-1]] PROMPTTEXT"}]
         for _ in range(3):
             try:
-                print(await asker.ask(send, messages, reasks=1, on_invalid=lambda reason: None) is not None)
+                print(await asker.ask(send, messages, reasks=1, on_invalid=lambda kind, reason: None) is not None)
             except S2AError as error:
                 print(type(error).__name__)
 
@@ -117,7 +117,7 @@ anyio.run(main)
 def child(environ: dict[str, str], url: str) -> str:
     """All that a process prints that sends three requests with every log turned on."""
     command = [sys.executable, "-c", CHILD, url, KEY, HEADER]
-    done = subprocess.run(command, cwd=HERE, env=os.environ | environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
 
 

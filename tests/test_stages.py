@@ -89,7 +89,7 @@ async def test_each_request_is_one_attempt_one_slot_and_one_audit_entry() -> Non
     assert [a.request_id for a in found] == ["req-a", "req-b", "req-3", None, "req-5"]
     assert found[2].reply == "no json"
     assert (limiter.open, stage.tally.open, stage.tally.waiting) == (0, 0, 0)
-    assert (stage.tally.done, stage.tally.rate_limited, stage.tally.reasks, stage.tally.retries) == (1, 1, 2, 4)
+    assert (stage.tally.done, stage.tally.rate_limited, stage.tally.reasks, stage.tally.retries) == (1, 1, 1, 2)
 
 
 async def test_seconds_and_waits_are_told_apart() -> None:
@@ -275,6 +275,7 @@ async def test_a_lost_record_says_why(error: AttemptError, name: str, kind: Fail
     stage = a_stage(
         FakeClient([error] * 6), name="rewrite" if name == "rewrite" else "answer", model=None, retry=NO_BACKOFF
     )
+    stage.health.note_success()
     with pytest.raises(RecordError) as caught:
         await stage.run(MESSAGES, Trail(0))
     assert caught.value.kind == kind
@@ -288,14 +289,15 @@ async def test_a_cancelled_record_gives_everything_back() -> None:
     with anyio.move_on_after(5):
         await run(stage)
     assert (client.open, stage.limiter.open, stage.lane.open) == (0, 0, 0)
-    assert (stage.tally.open, stage.tally.waiting, stage.tally.requests) == (0, 0, 0)
+    assert (stage.tally.open, stage.tally.waiting, stage.tally.requests) == (0, 0, 1)
 
 
 async def test_a_retrying_record_holds_no_slot() -> None:
     """A record in its backoff must not keep the others from the server."""
-    client = FakeClient(lambda _: TransientError("connection", "gone"), seconds=1)
+    client = FakeClient(lambda _: TransientError("server_error", "gone"), seconds=1)
     bounds = Retry(attempts=2, backoff_s=1e4, max_backoff_s=1e4, max_s=1e5)
     stage = a_stage(client, limiter=a_limiter(1), retry=bounds, health=Health(patience=100))
+    stage.health.note_success()
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
             tasks.start_soon(run, stage)

@@ -13,7 +13,7 @@ from blockbuster import BlockBuster
 from s2a_batch.job import Job
 from s2a_batch.resume import Options
 from s2a_batch.worker import Live, run_job
-from tests.processes import Done, Program, read_lines, run, running, start, write_input
+from tests.processes import RUN, Done, Program, read_lines, run, running, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,16 +22,7 @@ if TYPE_CHECKING:
     from tests.server import Plan, Reply, Upstream
 
 RECORDS = 12
-RUN = ("run", "in.jsonl", "-o", "out", "--model", "m", "--open-requests", "4")
 ANSWER_HANGS: Plan = {"rules": [{"when": {"stage": "answer"}, "replies": [{"hang_s": 60}]}]}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    work = tmp_path / "work"
-    work.mkdir()
-    write_input(work / "in.jsonl", range(RECORDS))
-    return work
 
 
 def answered(folder: Path) -> list[int]:
@@ -64,7 +55,7 @@ def test_a_signal_lets_open_requests_finish_and_leaves_the_rest_pending(
     stats = up.stats()
     assert done.status == status
     assert "a second signal ends them at once" in done.err
-    assert "stopped: " in done.err.splitlines()[1]
+    assert "stopped by " in done.err.splitlines()[1]
     assert f"exit {status}" in done.err
     assert stats.requests - seen <= 1, "nothing new is sent"
     assert stats.by_status == {"200": stats.requests}, "nothing is broken off"
@@ -250,3 +241,23 @@ def test_nothing_blocks_the_loop_while_records_are_under_way(
         found = run_job(job, Options(), say=said.append, watch=watch, environ={})
         assert (found.exit_status, found.fault) == (0, None)
     assert answered(folder) == list(range(RECORDS))
+
+
+def test_a_server_gone_for_a_while_fails_no_record(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """A restart of the server in the night must not cost a dead letter for each record that met it."""
+    up = upstream({"latency_s": 0.02, "down": [[0.15, 1.6]]})
+    done = run(folder, *RUN, "--base-url", up.base_url, "--open-requests", "4")
+    assert done.status == 0, done.err
+    assert len(read_lines(folder / "out" / "results.jsonl")) == RECORDS
+    assert up.stats().by_status["reset"] < 30
+
+
+def test_a_server_that_names_no_real_wait_is_not_hammered(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """`Retry-After: 0` for an hour would be a hundred thousand requests."""
+    limited: Reply = {"status": 429, "headers": {"Retry-After": "0"}, "error": {"message": "slow down"}}
+    up = upstream({"rules": [{"when": {}, "replies": [limited]}]})
+    argv = (*RUN, "--base-url", up.base_url, "--set", "retry.max_wait_s=2")
+    done = run(folder, *argv)
+    assert done.status == 3
+    assert "nothing but rate limits" in done.err
+    assert up.stats().requests < 40

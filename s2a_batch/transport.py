@@ -1,0 +1,61 @@
+"""The HTTP client below the SDK: its pool, and a bound on what a reply may bring. A faster transport goes in here.
+
+Knows httpx2. Invariants: a redirect is never followed (it would be a second request, and would carry our headers to a
+place that the job does not name); a reply's body has a bound, whatever its headers say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import httpx2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+MOST_BYTES: Final = 32 << 20
+_LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class TooMuchError(Exception):
+    """A reply's body is longer than any answer."""
+
+
+def http_client(base_url: str, connections: int) -> httpx2.AsyncClient:
+    """An HTTP client for one endpoint; close it.
+
+    Args:
+        base_url: A loopback address is reached without the proxies that the environment names.
+        connections: Most that are open at a time.
+    """
+    return httpx2.AsyncClient(
+        trust_env=(urlsplit(base_url).hostname or "") not in _LOCAL,
+        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0),
+        follow_redirects=False,
+        event_hooks={"response": [_bound]},
+    )
+
+
+async def _bound(response: httpx2.Response) -> None:
+    """Runs before the body is read."""
+    if isinstance(response.stream, httpx2.AsyncByteStream):
+        response.stream = _Bounded(response.stream)
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """A body that ends with `TooMuchError` where it gets too long."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        left = MOST_BYTES
+        async for part in self._stream:
+            left -= len(part)
+            if left < 0:
+                raise TooMuchError(f"the reply is longer than {MOST_BYTES} bytes")
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
