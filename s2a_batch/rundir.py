@@ -156,6 +156,7 @@ class RunDirectory:
             raise OutputError(f"{self.path}: cannot write {MANIFEST}: {error.strerror}") from None
 
     def refuse_foreign_files(self) -> None:
+        """Raise `JobError` where a file of one of our names is not ours; looks only."""
         for path in (self.path / name for name in LINE_FILES):
             if path.exists() and not (path.is_file() and _ours(path)):
                 raise JobError(f"{path}: not written by s2a-batch; choose another output directory")
