@@ -136,7 +136,7 @@ def _from_class(name: str) -> type[BaseModel]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # noqa: BLE001  a module of somebody else may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a module of somebody else may raise anything while it is imported
         raise JobError(f"answer.class = '{name}': {type(error).__name__}: {error}") from None
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         raise JobError(f"answer.class = '{name}': not a pydantic model")

@@ -129,7 +129,9 @@ class Assembly:
         self._endpoints: dict[tuple[object, ...], Endpoint] = {}
 
     @asynccontextmanager
-    async def parts(self, fingerprint: str, save_rewrite: Callable[[bytes], Awaitable[None]]) -> AsyncIterator[Parts]:
+    async def parts(
+        self, fingerprint: str, rewrite_fingerprint: str, save_rewrite: Callable[[bytes], Awaitable[None]]
+    ) -> AsyncIterator[Parts]:
         """The parts, open while the context lasts; an embedded model server runs as long."""
         job = self._job
         async with AsyncExitStack() as stack:
@@ -144,6 +146,7 @@ class Assembly:
                 rewrite_job=job.rewrite,
                 answer_job=job.answer,
                 fingerprint=fingerprint,
+                rewrite_fingerprint=rewrite_fingerprint,
                 save_rewrite=save_rewrite,
             )
             shared = self._limiters.values()

@@ -13,6 +13,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final, Literal
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
@@ -24,6 +25,7 @@ from s2a_batch.rundir import DEAD_LETTERS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydantic import JsonValue
     from rich.console import RenderableType
 
     from s2a_batch.inspect import Preview, Standing
@@ -99,7 +101,7 @@ class Screen:
             rows.append(f"{found.waiting} finished rewrites wait for their answer")
         if not found.running:
             last = found.manifest.get("summary")
-            summary = Summary.model_validate(last) if isinstance(last, dict) else None
+            summary = _summary(last) if isinstance(last, dict) else None
             rows += [_KILLED] if summary is None else [*_account(summary), *_reason(summary), *_remedies(summary)]
             rows += _failures(directory, found.failed)
         self.out.print(Text(_tame("\n".join(rows))))
@@ -199,6 +201,14 @@ def _used(name: str, part: StageSummary) -> str:
     retries = f", {part.retries} of them retries" if part.retries else ""
     least, came = "at least " if part.unknown_usage else "", part.usage.output_tokens or 0
     return f"{name}: {part.requests} requests{retries}; {least}{part.usage.input_tokens or 0} tokens in, {came} out"
+
+
+def _summary(last: dict[str, JsonValue]) -> Summary | None:
+    """The summary of `run.json`, as far as this version knows it."""
+    try:
+        return Summary.model_validate({name: last[name] for name in Summary.model_fields if name in last})
+    except ValidationError:
+        return None
 
 
 def _kinds(kinds: dict[str, int]) -> str:

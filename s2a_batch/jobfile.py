@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, get_args
@@ -113,7 +114,12 @@ def secrets_of(job: Job, name: StageName, environ: Mapping[str, str]) -> Secrets
     missing = [value for value in stage.headers_env.values() if not environ.get(value)]
     if missing:
         raise JobError(f"{name}.headers_env: the environment has no {', '.join(missing)}")
-    headers = {header: environ[value] for header, value in stage.headers_env.items()}
+    headers = {header: environ[value].strip() for header, value in stage.headers_env.items()}
+    for label, value in ((variable, key), *((stage.headers_env[header], value) for header, value in headers.items())):
+        if not (value.isascii() and value.isprintable()):
+            raise JobError(f"{name}: the value of {label} holds a character that no HTTP header can; was it pasted?")
+    if odd := [header for header in headers if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", header)]:
+        raise JobError(f"{name}.headers_env: {odd[0]!r} is no name of an HTTP header")
     # The SDK insists on a key; servers without keys ignore it.
     return Secrets(key or "none", headers)
 

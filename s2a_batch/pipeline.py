@@ -38,7 +38,8 @@ class Pipeline:
         answer: Stage 2; None stops after stage 1.
         rewrite_job: How stage 1 asks.
         answer_job: How stage 2 asks.
-        fingerprint: Of the settings; goes into every line.
+        fingerprint: Of the settings; goes into every result.
+        rewrite_fingerprint: Of those that can change a rewrite; goes into every saved one.
         save_rewrite: Called with the line of a finished rewrite before the answer is asked for.
     """
 
@@ -50,6 +51,7 @@ class Pipeline:
         rewrite_job: RewriteJob,
         answer_job: AnswerJob,
         fingerprint: str,
+        rewrite_fingerprint: str,
         save_rewrite: Callable[[bytes], Awaitable[None]],
     ) -> None:
         self._rewrite = rewrite
@@ -57,6 +59,7 @@ class Pipeline:
         self._rewrite_job = rewrite_job
         self._answer_job = answer_job
         self._fingerprint = fingerprint
+        self._rewrite_fingerprint = rewrite_fingerprint
         self._save_rewrite = save_rewrite
 
     async def process(self, record: Record, finished: FinishedRewrite | None) -> Outcome | None:
@@ -104,7 +107,8 @@ class Pipeline:
         rewrite = Rewrite(**parts, raw=line.trail.text)
         done = FinishedRewrite(rewrite, audit, checks.judge_rewrite(record.prompt, rewrite))
         line.rewrite, line.trail = done, None
-        await self._save_rewrite(result_line(record, line.outcome("rewritten")))
+        saved = line.outcome("rewritten").model_copy(update={"fingerprint": self._rewrite_fingerprint})
+        await self._save_rewrite(result_line(record, saved))
         return done
 
     async def _answered(self, stage: Stage, line: _Line) -> JsonValue:
@@ -131,10 +135,12 @@ class FinishedRewrite:
     checks: tuple[Check, ...]
 
     @classmethod
-    def from_line(cls, line: bytes) -> FinishedRewrite | None:
-        """Read back a line of `rewrites.jsonl`; None when it is of another version, so that it must be paid again."""
+    def from_line(cls, line: bytes, fingerprint: str) -> FinishedRewrite | None:
+        """Read back a line of `rewrites.jsonl`; None when other settings or another version of ours made it."""
         try:
             found = json.loads(line)
+            if found["fingerprint"] != fingerprint:
+                return None
             audit = found["stages"]["rewrite"]
             return cls(
                 Rewrite.model_validate(found["rewrite"]),

@@ -54,7 +54,8 @@ class Resume:
     """Prepares a locked run directory for one execution of a job.
 
     Attributes:
-        fingerprint: Of all that can change an answer; goes into every line. Settled by `prepare`.
+        fingerprint: Of all that can change an answer; goes into every result. Settled by `prepare`.
+        rewrite_fingerprint: Of all that can change a rewrite; goes into every saved one, which others do not use.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Resume:
         self._say = say
         self._settings = settings_of(job)
         self.fingerprint = fingerprint(self._settings)
+        self.rewrite_fingerprint = fingerprint(_rewrites(self._settings))
 
     def prepare(self) -> int:
         """Repair, compare with what was run here before, learn what is done; returns how many records are.
@@ -126,8 +128,7 @@ class Resume:
 
     def _made_by_these(self) -> bool:
         """Whether these settings made what lies here, as far as the first line of each file tells; nothing: yes."""
-        rewrites_alone = {name: value for name, value in self._settings.items() if not name.startswith(_ANSWER)}
-        return self._directory.fingerprints() <= {self.fingerprint, fingerprint(rewrites_alone)}
+        return self._directory.fingerprints() <= {self.fingerprint, self.rewrite_fingerprint}
 
 
 def settings_of(job: Job) -> Settings:
@@ -160,13 +161,17 @@ def compare(manifest: Settings | None, settings: Settings, only: str | None) -> 
     if not old:
         return []
     if not _answers(old):  # rewrites alone lie there, and any answers may be made from them
-        new = {name: value for name, value in new.items() if not name.startswith(_ANSWER)}
+        new = _rewrites(new)
     return changes(old, new)
 
 
 def _settings_in(manifest: Settings | None) -> Settings:
     found = None if manifest is None else manifest.get("settings")
     return found if isinstance(found, dict) else {}
+
+
+def _rewrites(settings: Settings) -> Settings:
+    return {name: value for name, value in settings.items() if not name.startswith(_ANSWER)}
 
 
 def _answers(settings: Settings) -> Settings:

@@ -158,7 +158,11 @@ class RunDirectory:
     def refuse_foreign_files(self) -> None:
         """Raise `JobError` where a file of one of our names is not ours; looks only."""
         for path in (self.path / name for name in LINE_FILES):
-            if path.exists() and not (path.is_file() and _ours(path)):
+            try:
+                ours = not path.exists() or (path.is_file() and _ours(path))
+            except OSError as error:
+                raise JobError(f"{path}: cannot be read: {error.strerror}") from None
+            if not ours:
                 raise JobError(f"{path}: not written by s2a-batch; choose another output directory")
 
 

@@ -8,6 +8,7 @@ was appended is fsynced at most `fsync_s` later, so a power cut loses no more th
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -134,5 +135,7 @@ class Sink:
 
     async def _sync(self, files: dict[str, AsyncBufferedIOBase]) -> None:
         for name in sorted(self._unsynced):
+            if os.fstat(files[name].fileno()).st_nlink == 0:
+                raise FileNotFoundError(errno.ENOENT, f"{name} was removed")
             await anyio.to_thread.run_sync(os.fsync, files[name].fileno())
         self._unsynced.clear()

@@ -87,10 +87,13 @@ def run_job(
         LockedError: Another run holds the output directory.
         OutputError: The output directory cannot be read or written from the start.
     """
-    if job.input.resolve() in {(job.output / name).resolve() for name in LINE_FILES}:
-        raise JobError(f"{job.input}: a run cannot read what it writes; choose another output directory")
-    if not job.input.exists():
-        raise JobError(f"{job.input}: cannot read the input: no such file")
+    try:
+        if job.input.resolve() in {(job.output / name).resolve() for name in LINE_FILES}:
+            raise JobError(f"{job.input}: a run cannot read what it writes; choose another output directory")
+        if not job.input.exists():
+            raise JobError(f"{job.input}: cannot read the input: no such file")
+    except (OSError, ValueError) as error:
+        raise JobError(f"{job.input}: no usable path: {error}") from None
     check_setup(job, environ)
     with RunDirectory(job.output) as directory, KeyIndex() as keys:
         worker = _Worker(job, options, directory, keys, say)
@@ -155,7 +158,8 @@ class _Worker:
         self, first: Record | BadLine, pending: AsyncIterator[Record | BadLine], assembly: Assembly
     ) -> None:
         try:
-            async with assembly.parts(self._resume.fingerprint, self._save_rewrite) as parts:
+            of_all, of_rewrites = self._resume.fingerprint, self._resume.rewrite_fingerprint
+            async with assembly.parts(of_all, of_rewrites, self._save_rewrite) as parts:
                 self._live.limiters = parts.limiters
                 send, receive = anyio.create_memory_object_stream[Record | BadLine](0)
                 async with anyio.create_task_group() as tasks, receive:
@@ -216,7 +220,9 @@ class _Worker:
         else:
             offset = self._keys.rewrite_offset(record.key)
             line = None if offset is None else await anyio.to_thread.run_sync(self._directory.rewrite_line, offset)
-            outcome = await parts.pipeline.process(record, None if line is None else FinishedRewrite.from_line(line))
+            made_by = self._resume.rewrite_fingerprint
+            finished = None if line is None else FinishedRewrite.from_line(line, made_by)
+            outcome = await parts.pipeline.process(record, finished)
         if outcome is not None:
             outcome, line = written(record, outcome)
             await self._sink.append(DEAD_LETTERS if outcome.error is not None else RESULTS, line)

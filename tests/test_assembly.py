@@ -39,7 +39,7 @@ async def keep(line: bytes) -> None:
 
 @asynccontextmanager
 async def built(job: Job, tally: Tally | None = None) -> AsyncIterator[Parts]:
-    async with assembly(job, tally=tally).parts("f" * 12, keep) as parts:
+    async with assembly(job, tally=tally).parts("f" * 12, "e" * 12, keep) as parts:
         yield parts
 
 
@@ -211,7 +211,7 @@ async def test_a_wrong_endpoint_costs_a_handful_of_requests(
     up = upstream({"rules": [{"replies": [reply]}], "latency_s": 0.01})  # type: ignore[list-item]
     drain = anyio.Event()
     job = a_job(base_url=up.base_url, limits={"open_requests": 64}, retry={"backoff_s": 0.01})
-    parts_of = Assembly(job, environ=KEYS, drain=drain, tally=Tally(), say=print).parts("f" * 12, keep)
+    parts_of = Assembly(job, environ=KEYS, drain=drain, tally=Tally(), say=print).parts("f" * 12, "e" * 12, keep)
     stops = 0
 
     async def one(n: int, parts: Parts) -> None:

@@ -223,8 +223,19 @@ def test_the_fingerprint_is_that_of_the_settings_beside_it(work: Work) -> None:
         work.run(*more)
         found = manifest_of(work)
         assert found["fingerprint"] == fingerprint(found["settings"]), more
-        assert read_lines(work.out / "rewrites.jsonl")[-1]["fingerprint"] == found["fingerprint"], more
+        of_rewrites = {name: value for name, value in found["settings"].items() if not name.startswith("answer.")}
+        assert read_lines(work.out / "rewrites.jsonl")[-1]["fingerprint"] == fingerprint(of_rewrites), more
         assert "answer.type" in found["settings"]
+
+
+def test_an_accepted_change_of_the_rewrite_pays_rewrites_anew(work: Work) -> None:
+    """An answer from an old rewrite under the new fingerprint would be a lie in the audit."""
+    work.run("--only", "rewrite", requests=RECORDS)
+    work.run("--set", "rewrite.preset=unbiased", "--accept-changes", "--limit", "3", requests=6)
+    work.run("--set", "rewrite.preset=unbiased", "--accept-changes", "--set", "answer.temperature=0", requests=10)
+    results = read_lines(work.out / "results.jsonl")
+    systems = {line["stages"]["rewrite"]["messages"][0]["content"] for line in results}
+    assert (len(results), len(systems)) == (RECORDS, 1)
 
 
 def test_a_lost_manifest_lets_the_same_job_go_on_and_no_other(work: Work) -> None:
