@@ -160,6 +160,26 @@ def show(
             screen.record(line, prompt_field(directory))
 
 
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    source: Annotated[
+        Path | None, typer.Argument(metavar="[INPUT]", help="The input; default: the one that run.json names.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Prove that each input line has exactly one result, and repair what a crash left.
+
+    Exit status: 0 it holds, 1 something is missing, doubled or damaged,
+    2 no run or no input there, 3 the input or the directory cannot be read to its end.
+    """
+    from s2a_batch.verify import verify as verify_run
+
+    found = verify_run(directory, source)
+    sys.stdout.write((found.to_json() if as_json else found.to_text()) + "\n")
+    raise typer.Exit(0 if found.holds else 1)
+
+
 def _dry_run(job: Job, how: Options, screen: Screen) -> None:
     import anyio
 

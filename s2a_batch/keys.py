@@ -76,6 +76,15 @@ class KeyIndex:
         row = self._run("SELECT status FROM done WHERE key = ?", (key.encode(),)).fetchone()
         return None if row is None else row[0]
 
+    def is_met(self, key: bytes) -> bool:
+        """Whether the line of this key (as text bytes) was met in this pass."""
+        digest, _, occurrence = key.decode(errors="replace").partition("-")
+        try:
+            row = self._run("SELECT n FROM seen WHERE hash = ?", (bytes.fromhex(digest),)).fetchone()
+            return row is not None and int(occurrence or 0) <= row[0]
+        except ValueError:
+            return False
+
     def add_rewrites(self, rewrites: Iterable[tuple[bytes, int]]) -> None:
         """Note finished rewrites (key as text bytes, byte offset of their line) of records that are not done."""
         self._run_many(

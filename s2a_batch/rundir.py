@@ -8,6 +8,7 @@ whole lines, but for a last one that is being written.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -100,9 +101,7 @@ class RunDirectory:
         path = self.path / DEAD_LETTERS
         if not path.exists() or path.stat().st_size == 0:
             return None
-        n = 1
-        while (aside := self.path / f"dead_letters.{n}.jsonl").exists():
-            n += 1
+        aside = self._free("dead_letters.{}.jsonl")
         path.rename(aside)
         return aside.name
 
@@ -110,11 +109,12 @@ class RunDirectory:
         """Start anew in the same place: all files of the run move into a subdirectory `old-N`; returns its name."""
         if not self._files():
             return None
-        n = 1
-        while (self.path / f"old-{n}").exists():
-            n += 1
-        (self.path / f"old-{n}{_HALF}").mkdir(mode=0o700)
+        aside = self._free("old-{}")
+        aside.with_name(aside.name + _HALF).mkdir(mode=0o700)
         return self.finish_setting_aside()
+
+    def _free(self, pattern: str) -> Path:
+        return next(path for n in itertools.count(1) if not (path := self.path / pattern.format(n)).exists())
 
     def finish_setting_aside(self) -> str | None:
         """Move what `set_all_aside` was killed before it could move; None when it was not."""
@@ -132,7 +132,7 @@ class RunDirectory:
 
     def fingerprints(self) -> set[JsonValue]:
         """Of which settings the lines are, by the first whole one of each file."""
-        firsts = (next((line for _, line in lines(self.path / name) if _whole(line)), None) for name in LINE_FILES)
+        firsts = (next((line for _, line in lines(self.path / name) if whole(line)), None) for name in LINE_FILES)
         return {json.loads(line).get("fingerprint") for line in firsts if line is not None}
 
     def rewrite_line(self, offset: int) -> bytes:
@@ -233,22 +233,27 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def scan(path: Path) -> Iterator[tuple[bytes, int]]:
     """Key and byte offset of every sound line."""
     for offset, line in lines(path):
-        if _sound(line):
-            yield line[_KEY_AT : line.index(b'"', _KEY_AT)], offset
+        if is_sound(line):
+            yield key_of(line), offset
 
 
-def _sound(line: bytes) -> bool:
+def key_of(line: bytes) -> bytes:
+    """The key of a sound line, as text bytes."""
+    return line[_KEY_AT : line.index(b'"', _KEY_AT)]
+
+
+def is_sound(line: bytes) -> bool:
     """Whether a line looks whole: no JSON is parsed, 1 M lines take about a second."""
     return line.startswith(LINE_PREFIX) and line.endswith(b"}") and b"\0" not in line
 
 
-def _whole(line: bytes) -> bool:
+def whole(line: bytes) -> bool:
     """Whether a line is strict JSON: two lines in one and half a nested object end in } too; 20 s for 1 M lines."""
     try:
         json.loads(line.decode())
     except (ValueError, RecursionError):
         return False
-    return _sound(line)
+    return is_sound(line)
 
 
 def open_private(path: str, flags: int) -> int:
@@ -283,14 +288,14 @@ def _end_of_last_line(file: BinaryIO, size: int) -> int:
 
 def _drop_damaged(path: Path) -> list[str]:
     """Write the file anew without lines that are not whole, when there are any; those go to `damaged.bin`."""
-    damaged = sum(1 for _, line in lines(path) if not _whole(line))
+    damaged = sum(1 for _, line in lines(path) if not whole(line))
     if not damaged:
         return []
     temporary = path.with_name(path.name + _NEW)
     aside = path.with_name(DAMAGED)
     with open(temporary, "wb", opener=open_private) as file, open(aside, "ab", opener=open_private) as bad:
         for _, line in lines(path):
-            (file if _whole(line) else bad).write(line + b"\n")
+            (file if whole(line) else bad).write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

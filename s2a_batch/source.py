@@ -33,6 +33,7 @@ _BLOCK_BYTES: Final = 1 << 20
 MAX_LINE_BYTES: Final = 64 << 20
 MAX_DEPTH: Final = 128
 _RAW_CHARS: Final = 4_000
+CUT_MARK: Final = " [cut]"
 _BLANK: Final = b" \t\r"
 _NAME_CHARS: Final = 40
 _BOM: Final = b"\xef\xbb\xbf"  # where a file begins, also one that was joined to others
@@ -220,7 +221,7 @@ def _name(value: JsonValue) -> str:
 
 def _text(raw: bytes) -> str:
     text = raw[: 4 * _RAW_CHARS].decode(errors="backslashreplace")
-    return text if len(text) <= _RAW_CHARS and len(raw) <= 4 * _RAW_CHARS else text[:_RAW_CHARS] + " [cut]"
+    return text if len(text) <= _RAW_CHARS and len(raw) <= 4 * _RAW_CHARS else text[:_RAW_CHARS] + CUT_MARK
 
 
 def _refuse_other_formats(path: Path, line: bytes, *, ended: bool) -> None:

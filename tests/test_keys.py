@@ -28,6 +28,16 @@ def test_equal_lines_are_counted_apart() -> None:
     assert first == line_hash(b"same").hex() == key_text(line_hash(b"same"), 0)
 
 
+def test_met_are_the_keys_that_were_handed_out() -> None:
+    """A result is told as superseded by this; of equal lines only those that are gone may be."""
+    with KeyIndex() as index:
+        handed = [index.key(b"same"), index.key(b"same"), index.key(b"other")]
+        assert all(index.is_met(key.encode()) for key in handed)
+        digest = line_hash(b"same")
+        for strange in (key_text(digest, 2), key_text(line_hash(b"new"), 0), "", "zz", handed[0] + "-x", "\u00e9"):
+            assert not index.is_met(strange.encode())
+
+
 @given(LINES, LINES, LINES)
 def test_lines_inserted_anywhere_change_no_key(before: list[bytes], inserted: list[bytes], after: list[bytes]) -> None:
     """What was answered stays answered when a file grows at its top or in its middle."""

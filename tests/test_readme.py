@@ -160,12 +160,15 @@ def test_the_candy_example_comes_out_as_written(tmp_path: Path) -> None:
 
 def test_options_that_the_readme_names_exist() -> None:
     """A command that is copied from here must run."""
-    done = subprocess.run(
-        [sys.executable, "-m", "s2a_batch", "run", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
-    )
+    shown = ""
+    for command in ("run", "show", "verify"):
+        done = subprocess.run(
+            [sys.executable, "-m", "s2a_batch", command, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
+        )
+        shown += done.stdout
     named = set(re.findall(r"(?<=[ `])--[a-z][a-z-]+", README)) - {"--port", "--max-num-seqs"}
-    assert named <= set(re.findall(r"--[a-z][a-z-]+", done.stdout))
+    assert named <= set(re.findall(r"--[a-z][a-z-]+", shown))
