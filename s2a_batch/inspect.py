@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import embedded, resume, rundir, source
+from s2a_batch import embedded, linefiles, resume, rundir, source
 from s2a_batch.answers import answer_model
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.jobfile import check_secrets
@@ -111,8 +111,8 @@ def _check(job: Job, options: Options, environ: Mapping[str, str]) -> None:
 
 def _read_done(job: Job, options: Options, keys: KeyIndex) -> None:
     for name in (rundir.RESULTS, *(() if options.retry_failed else (rundir.DEAD_LETTERS,))):
-        keys.add_done((key for key, _ in rundir.scan(job.output / name)), "answered")
-    rewrites = rundir.scan(job.output / rundir.REWRITES)
+        keys.add_done((key for key, _ in linefiles.scan(job.output / name)), "answered")
+    rewrites = linefiles.scan(job.output / rundir.REWRITES)
     if job.only:
         keys.add_done((key for key, _ in rewrites), "rewritten")
     else:
@@ -140,9 +140,9 @@ def standing(directory: Path) -> Standing:
     """Count what is in a run's directory; `JobError` when it is none."""
     manifest = _manifest(directory)
     with KeyIndex() as keys:
-        answered = keys.add_done((key for key, _ in rundir.scan(directory / rundir.RESULTS)), "answered")
-        failed = keys.add_done((key for key, _ in rundir.scan(directory / rundir.DEAD_LETTERS)), "failed")
-        keys.add_rewrites(rundir.scan(directory / rundir.REWRITES))
+        answered = keys.add_done((key for key, _ in linefiles.scan(directory / rundir.RESULTS)), "answered")
+        failed = keys.add_done((key for key, _ in linefiles.scan(directory / rundir.DEAD_LETTERS)), "failed")
+        keys.add_rewrites(linefiles.scan(directory / rundir.REWRITES))
         waiting = keys.rewrite_count()
     return Standing(rundir.is_locked(directory), answered, failed, waiting, manifest)
 
@@ -159,7 +159,7 @@ def find(directory: Path, wanted: str) -> list[bytes]:
         found = [
             line
             for name in names
-            for _, line in rundir.lines(directory / name)
+            for _, line in linefiles.lines(directory / name)
             if any(needle in line[: len(needle) + 200] for needle in needles)
         ]
         if found:
@@ -177,7 +177,7 @@ def prompt_field(directory: Path) -> str:
 def first_failed(directory: Path) -> int | None:
     """The line number of the first dead letter; None when there is none, or none to be read."""
     try:
-        _, line = next(rundir.lines(directory / rundir.DEAD_LETTERS))
+        _, line = next(linefiles.lines(directory / rundir.DEAD_LETTERS))
         return int(json.loads(line)["line"])
     except (StopIteration, OSError, ValueError, KeyError, TypeError):
         return None

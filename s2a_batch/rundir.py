@@ -13,13 +13,12 @@ import json
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
+from s2a_batch import linefiles
 from s2a_batch.errors import JobError, LockedError, OutputError
-from s2a_batch.records import LINE_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -31,12 +30,9 @@ DEAD_LETTERS: Final = "dead_letters.jsonl"
 REWRITES: Final = "rewrites.jsonl"
 MANIFEST: Final = "run.json"
 LINE_FILES: Final = (RESULTS, DEAD_LETTERS, REWRITES)
-DAMAGED: Final = "damaged.bin"
 _HALF: Final = ".part"
 _NEW: Final = ".new"
 _LOCK: Final = ".lock"
-_BLOCK_BYTES: Final = 4 << 20
-_KEY_AT: Final = len(LINE_PREFIX)
 
 
 class RunDirectory:
@@ -78,8 +74,8 @@ class RunDirectory:
         for name in LINE_FILES:
             path = self.path / name
             if path.exists():
-                notes += _cut_tail(path)
-                notes += _drop_damaged(path)
+                notes += linefiles.cut_tail(path)
+                notes += linefiles.drop_damaged(path)
         return notes
 
     def read_done(self, keys: KeyIndex, *, only_rewrite: bool) -> int:
@@ -89,11 +85,11 @@ class RunDirectory:
             keys: Filled with what became of each record, and where rewrites without an answer lie.
             only_rewrite: A finished rewrite is all that is wanted of a record.
         """
-        done = keys.add_done((key for key, _ in scan(self.path / RESULTS)), "answered")
-        done += keys.add_done((key for key, _ in scan(self.path / DEAD_LETTERS)), "failed")
+        done = keys.add_done((key for key, _ in linefiles.scan(self.path / RESULTS)), "answered")
+        done += keys.add_done((key for key, _ in linefiles.scan(self.path / DEAD_LETTERS)), "failed")
         if only_rewrite:
-            return done + keys.add_done((key for key, _ in scan(self.path / REWRITES)), "rewritten")
-        keys.add_rewrites(scan(self.path / REWRITES))
+            return done + keys.add_done((key for key, _ in linefiles.scan(self.path / REWRITES)), "rewritten")
+        keys.add_rewrites(linefiles.scan(self.path / REWRITES))
         return done
 
     def set_dead_letters_aside(self) -> str | None:
@@ -126,13 +122,16 @@ class RunDirectory:
 
     def _files(self) -> list[Path]:
         """All files of the run, `run.json` first; not the lock, nor what was set aside before."""
-        names = (MANIFEST, *LINE_FILES, DAMAGED, *(name + _NEW for name in (MANIFEST, *LINE_FILES)))
+        names = (MANIFEST, *LINE_FILES, linefiles.DAMAGED, *(name + _NEW for name in (MANIFEST, *LINE_FILES)))
         found = [self.path / name for name in names]
         return [*(path for path in found if path.exists()), *sorted(self.path.glob("dead_letters.[0-9]*.jsonl"))]
 
     def fingerprints(self) -> set[JsonValue]:
         """Of which settings the lines are, by the first whole one of each file."""
-        firsts = (next((line for _, line in lines(self.path / name) if whole(line)), None) for name in LINE_FILES)
+        firsts = (
+            next((line for _, line in linefiles.lines(self.path / name) if linefiles.whole(line)), None)
+            for name in LINE_FILES
+        )
         return {json.loads(line).get("fingerprint") for line in firsts if line is not None}
 
     def rewrite_line(self, offset: int) -> bytes:
@@ -146,7 +145,9 @@ class RunDirectory:
         temporary = self.path / (MANIFEST + _NEW)
         try:
             # A path whose name is no UTF-8 comes as halves of surrogate pairs; JSON takes them escaped.
-            with open(temporary, "w", encoding="utf-8", errors="backslashreplace", opener=open_private) as file:
+            with open(
+                temporary, "w", encoding="utf-8", errors="backslashreplace", opener=linefiles.open_private
+            ) as file:
                 json.dump(manifest, file, indent=2, ensure_ascii=False)
                 file.write("\n")
                 file.flush()
@@ -159,19 +160,11 @@ class RunDirectory:
         """Raise `JobError` where a file of one of our names is not ours; looks only."""
         for path in (self.path / name for name in LINE_FILES):
             try:
-                ours = not path.exists() or (path.is_file() and _ours(path))
+                ours = not path.exists() or (path.is_file() and linefiles.ours(path))
             except OSError as error:
                 raise JobError(f"{path}: cannot be read: {error.strerror}") from None
             if not ours:
                 raise JobError(f"{path}: not written by s2a-batch; choose another output directory")
-
-
-def _ours(path: Path) -> bool:
-    """Whether a file begins as ours do, torn or zeroed by a power cut; or its first line alone is damaged."""
-    with path.open("rb") as file:
-        start = file.read(_BLOCK_BYTES)
-    head = start[:_KEY_AT].rstrip(b"\0")
-    return LINE_PREFIX.startswith(head) or b"\n" + LINE_PREFIX in start
 
 
 def _locked(fd: int) -> bool:
@@ -213,90 +206,3 @@ def is_locked(directory: Path) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Whole lines without their LF, each with the byte offset it begins at; a file that is not there has none."""
-    offset, rest = 0, b""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        while block := file.read(_BLOCK_BYTES):
-            *whole, rest = (rest + block).split(b"\n")
-            for line in whole:
-                yield offset, line
-                offset += len(line) + 1
-
-
-def scan(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Key and byte offset of every sound line."""
-    for offset, line in lines(path):
-        if is_sound(line):
-            yield key_of(line), offset
-
-
-def key_of(line: bytes) -> bytes:
-    """The key of a sound line, as text bytes."""
-    return line[_KEY_AT : line.index(b'"', _KEY_AT)]
-
-
-def is_sound(line: bytes) -> bool:
-    """Whether a line looks whole: no JSON is parsed, 1 M lines take about a second."""
-    return line.startswith(LINE_PREFIX) and line.endswith(b"}") and b"\0" not in line
-
-
-def whole(line: bytes) -> bool:
-    """Whether a line is strict JSON: two lines in one and half a nested object end in } too; 20 s for 1 M lines."""
-    try:
-        json.loads(line.decode())
-    except (ValueError, RecursionError):
-        return False
-    return is_sound(line)
-
-
-def open_private(path: str, flags: int) -> int:
-    """Opens a file for its owner alone, as an `opener` of `open`."""
-    return os.open(path, flags, 0o600)
-
-
-def _cut_tail(path: Path) -> list[str]:
-    """Cut what follows the last whole line: half a line of a kill, zeros of a power cut."""
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        keep = _end_of_last_line(file, size)
-        if keep == size:
-            return []
-        file.truncate(keep)
-        os.fsync(file.fileno())
-    return [f"{path.name}: cut {size - keep} bytes of an unfinished last line; its record is pending again"]
-
-
-def _end_of_last_line(file: BinaryIO, size: int) -> int:
-    """Bytes up to and with the last LF; blocks are read from the end."""
-    end = size
-    while end > 0:
-        start = max(0, end - _BLOCK_BYTES)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
-def _drop_damaged(path: Path) -> list[str]:
-    """Write the file anew without lines that are not whole, when there are any; those go to `damaged.bin`."""
-    damaged = sum(1 for _, line in lines(path) if not whole(line))
-    if not damaged:
-        return []
-    temporary = path.with_name(path.name + _NEW)
-    aside = path.with_name(DAMAGED)
-    with open(temporary, "wb", opener=open_private) as file, open(aside, "ab", opener=open_private) as bad:
-        for _, line in lines(path):
-            (file if whole(line) else bad).write(line + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    return [f"{path.name}: moved {damaged} damaged lines to {DAMAGED}; their records are pending again"]

@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from s2a_batch.errors import OutputError
-from s2a_batch.rundir import open_private
+from s2a_batch.linefiles import open_private
 
 if TYPE_CHECKING:
     from pathlib import Path

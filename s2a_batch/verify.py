@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 
-from s2a_batch import rundir, source
+from s2a_batch import linefiles, rundir, source
 from s2a_batch.errors import JobError, LockedError
 from s2a_batch.job import Fields
 from s2a_batch.keys import KeyIndex, line_hash
@@ -158,12 +158,12 @@ def _read_results(directory: Path, keys: KeyIndex, found: Verdict, *, only_rewri
     )
     for name, status in kinds:
         end = 0
-        for number, (offset, line) in enumerate(rundir.lines(directory / name), 1):
+        for number, (offset, line) in enumerate(linefiles.lines(directory / name), 1):
             end = offset + len(line) + 1
-            if not rundir.whole(line):
+            if not linefiles.whole(line):
                 findings["damaged"].add(f"{name}:{number}")
                 continue
-            key = rundir.key_of(line)
+            key = linefiles.key_of(line)
             if not holds_its_input(line, key):
                 findings["mismatched"].add(f"{name}:{number}")
             if status is None:
@@ -195,10 +195,10 @@ async def _read_input(path: Path, keys: KeyIndex, found: Verdict) -> None:
 def _find_superseded(directory: Path, keys: KeyIndex, finding: Finding, count: int) -> None:
     """The first places of the results that no line of the input was met for."""
     for name in rundir.LINE_FILES[:2]:
-        for number, (_, line) in enumerate(rundir.lines(directory / name), 1):
+        for number, (_, line) in enumerate(linefiles.lines(directory / name), 1):
             if len(finding.first) == min(_SHOWN, count):
                 break
-            if rundir.is_sound(line) and not keys.is_met(rundir.key_of(line)):
+            if linefiles.is_sound(line) and not keys.is_met(linefiles.key_of(line)):
                 finding.add(f"{name}:{number}")
     finding.count = count
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from s2a_batch.errors import JobError, LockedError, OutputError
 from s2a_batch.keys import KeyIndex, key_text, line_hash
+from s2a_batch.linefiles import DAMAGED, scan
 from s2a_batch.records import BadLine, Outcome, RecordFault, result_line
 from s2a_batch.rundir import (
-    DAMAGED,
     DEAD_LETTERS,
     LINE_FILES,
     MANIFEST,
@@ -26,7 +26,6 @@ from s2a_batch.rundir import (
     RunDirectory,
     is_locked,
     read_manifest,
-    scan,
 )
 
 if TYPE_CHECKING:

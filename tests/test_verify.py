@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2a_batch.keys import line_hash
-from s2a_batch.rundir import DEAD_LETTERS, RESULTS, REWRITES, key_of
+from s2a_batch.linefiles import key_of
+from s2a_batch.rundir import DEAD_LETTERS, RESULTS, REWRITES
 from s2a_batch.verify import Verdict, holds_its_input, verify
 from tests.processes import JsonObject, run, running, write_input
 
