@@ -236,6 +236,8 @@ def _account_s(job: Job, parts: list[tuple[StageJob, StageEstimate]]) -> Range |
     # What 'auto' comes to is for the server to say; it starts at what is usual.
     fewest = _USUALLY_OPEN if limits.open_requests == "auto" else None
     bounds = [open_s.times(1 / limits.most_open, None if fewest is None else 1 / fewest)]
+    # However many are open, a record goes through one stage after the other.
+    bounds.append(added((part.open_s or Range()).times(1 / max(1.0, part.requests.low)) for _, part in parts))
     bounds += [(part.open_s or Range()).times(1 / stage.open_requests) for stage, part in parts if stage.open_requests]
     bounds += [requests.times(60 / limits.requests_per_minute)] if limits.requests_per_minute else []
     bounds += [tokens.times(60 / limits.tokens_per_minute)] if limits.tokens_per_minute else []

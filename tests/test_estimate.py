@@ -143,6 +143,9 @@ def test_the_tightest_limit_makes_the_time() -> None:
     )
     apart = estimate(a_job(limits={**endless, "requests_per_minute": 60}, answer={"model": "m2"}), found).seconds
     assert apart == Range(600, 600), "two models have a limit each, and work side by side"
+    alone = estimate(a_job(limits=endless), Survey(pending=1, rewrites=1)).seconds
+    assert alone is not None
+    assert alone.low > 1, "a record goes through one stage after the other"
     assert estimate(a_job(model="embedded", base_url=None), found).seconds is None
 
 
