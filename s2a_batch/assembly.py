@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Final
 from s2a_batch import embedded, model_file
 from s2a_batch.answers import RewriteReply, answer_model
 from s2a_batch.asker import Asker
+from s2a_batch.budget import Meter, Spending
 from s2a_batch.client import Endpoint
 from s2a_batch.errors import JobError
 from s2a_batch.job import OPENAI_URL, is_embedded
 from s2a_batch.jobfile import Secrets, check_secrets, secrets_of
 from s2a_batch.limits import Limiter
 from s2a_batch.pipeline import Pipeline
+from s2a_batch.prices import prices_of
 from s2a_batch.retry import Health, RetryPolicy
 from s2a_batch.stages import Stage
 
@@ -83,6 +85,7 @@ def check_setup(job: Job, environ: Mapping[str, str]) -> None:
     answer_model(job.answer)
     check_secrets(job, environ)
     embedded.check(job)
+    prices_of(job)
     shared: dict[tuple[str, str, str], Limits] = {}
     for name, stage in job.stages().items():
         here = _Place("", Secrets("", {}), str(stage.model))
@@ -106,6 +109,9 @@ class Assembly:
         drain: Set when no new request may start.
         tally: Counts.
         say: Prints a line for the person at the screen.
+
+    Attributes:
+        spending: What is spent, against the job's budget.
     """
 
     def __init__(
@@ -120,6 +126,8 @@ class Assembly:
         self._job = job
         self._environ = environ
         self._tally = tally
+        self.spending = Spending(job.budget)
+        self._prices = prices_of(job)
         self._say = say
         self._drain = drain
         self._rng = random.Random()  # noqa: S311  jitter, no secret
@@ -181,6 +189,7 @@ class Assembly:
             retry=RetryPolicy(self._job.retry, self._drain, self._rng),
             health=shared.health,
             tally=self._tally.stage(name),
+            meter=Meter(self.spending, self._tally.stage(name), self._prices[name]),
             keep_messages=self._job.messages == "full",
         )
 

@@ -11,6 +11,7 @@ import io
 import os
 import sys
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -20,9 +21,13 @@ from s2a_batch import __version__
 from s2a_batch.errors import JobError, StopRun
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic import JsonValue
 
     from s2a_batch.display import Screen
+    from s2a_batch.estimate import Survey
+    from s2a_batch.figures import Estimate
     from s2a_batch.job import Job
     from s2a_batch.resume import Options
 
@@ -78,27 +83,43 @@ def _root(
     pass
 
 
+_Source = Annotated[Path, typer.Argument(help="A job file (.toml), or an input (.jsonl, .jsonl.gz).")]
+_Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run's directory.")]
+_Model = Annotated[str | None, typer.Option(help="Model of both stages; 'embedded', or a .gguf file.")]
+_BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of both stages; default: OpenAI's.")]
+_Answer = Annotated[
+    str | None, typer.Option(help="text, int, float, bool, choice, a schema .json, or package.module:Model.")
+]
+_Choice = Annotated[list[str] | None, typer.Option(help="An option of --answer choice; repeat it.")]
+_OpenRequests = Annotated[str | None, typer.Option(help="Most requests open at a time, or 'auto'.")]
+_Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="Any key of the job: rewrite.temperature=0; repeat it.")
+]
+_Limit = Annotated[int | None, typer.Option(min=1, help="Take up at most this many pending records.")]
+_Only = Annotated[str | None, typer.Option(help="'rewrite': stop after stage 1.")]
+_RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Take up dead letters again.")]
+_AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="Resume with changed settings.")]
+_Fresh = Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start anew.")]
+_Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing when all is well.")]
+
+
 @app.command()
 def run(  # noqa: PLR0913  the command's options
-    source: Annotated[Path, typer.Argument(help="A job file (.toml), or an input (.jsonl, .jsonl.gz).")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The run's directory.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model of both stages; 'embedded', or a .gguf file.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Endpoint of both stages; default: OpenAI's.")] = None,
-    answer: Annotated[
-        str | None, typer.Option(help="text, int, float, bool, choice, a schema .json, or package.module:Model.")
-    ] = None,
-    choice: Annotated[list[str] | None, typer.Option(help="An option of --answer choice; repeat it.")] = None,
-    open_requests: Annotated[str | None, typer.Option(help="Most requests open at a time, or 'auto'.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="Any key of the job: rewrite.temperature=0; repeat it.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take up at most this many pending records.")] = None,
-    only: Annotated[str | None, typer.Option(help="'rewrite': stop after stage 1.")] = None,
+    source: _Source,
+    output: _Output = None,
+    model: _Model = None,
+    base_url: _BaseUrl = None,
+    answer: _Answer = None,
+    choice: _Choice = None,
+    open_requests: _OpenRequests = None,
+    setting: _Setting = None,
+    limit: _Limit = None,
+    only: _Only = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check job and input; send and write nothing.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take up dead letters again.")] = False,
-    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="Resume with changed settings.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start anew.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing when all is well.")] = False,
+    retry_failed: _RetryFailed = False,
+    accept_changes: _AcceptChanges = False,
+    fresh: _Fresh = False,
+    quiet: _Quiet = False,
 ) -> None:
     """Run a job, or go on with it: the same command does both.
 
@@ -110,27 +131,62 @@ def run(  # noqa: PLR0913  the command's options
     from s2a_batch.display import Screen
 
     screen = Screen(quiet=quiet)
-    given = (("model", model), ("base_url", base_url), ("only", only))
-    table: dict[str, JsonValue] = {name: value for name, value in given if value is not None}
-    if output is not None:
-        table["output"] = str(output)
-    if open_requests is not None:
-        table["limits"] = {"open_requests": int(open_requests) if open_requests.isdigit() else open_requests}
-    table |= _answer_table(answer, choice)
-    if answer == "choice" and not choice and source.suffix != ".toml":
-        raise JobError("--answer choice needs its options: --choice yes --choice no")
-    job = _job(source, table, setting or [])
+    places = {"output": output, "model": model, "base_url": base_url, "only": only}
+    job = _job(source, _table(places, open_requests) | _answer_table(answer, choice, source), setting or [])
     from s2a_batch.resume import Options
 
     how = Options(limit=limit, retry_failed=retry_failed, accept_changes=accept_changes, fresh=fresh)
     if dry_run:
         _dry_run(job, how, screen)
         return
-    from s2a_batch.worker import run_job
+    raise typer.Exit(_run(job, how, screen))
 
-    found = run_job(job, how, say=screen.say, watch=screen.watch)
-    screen.finished(found, job.output)
-    raise typer.Exit(found.exit_status)
+
+@app.command()
+def estimate(  # noqa: PLR0913  the command's options
+    source: _Source,
+    output: _Output = None,
+    model: _Model = None,
+    base_url: _BaseUrl = None,
+    answer: _Answer = None,
+    choice: _Choice = None,
+    open_requests: _OpenRequests = None,
+    setting: _Setting = None,
+    limit: _Limit = None,
+    only: _Only = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=2, help="Run so many records from all over the input for real; a later run resumes them."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    retry_failed: _RetryFailed = False,
+    accept_changes: _AcceptChanges = False,
+    fresh: _Fresh = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Say what a run will take: requests, tokens, money, time. Sends nothing but what --sample asks for.
+
+    Exit status: 0, or that of a sample which stopped early.
+    """
+    import anyio
+
+    from s2a_batch.display import Screen
+    from s2a_batch.estimate import estimate as estimated
+    from s2a_batch.estimate import survey
+
+    if output is None and sample is None and source.suffix != ".toml":
+        output = source.with_name(source.name + ".out")  # nothing is written
+    places = {"output": output, "model": model, "base_url": base_url, "only": only}
+    job = _job(source, _table(places, open_requests) | _answer_table(answer, choice, source), setting or [])
+    found = anyio.run(functools.partial(survey, job, limit=limit, retry_failed=retry_failed, fresh=fresh))
+    if sample is None:
+        estimate = estimated(job, found)
+    else:
+        from s2a_batch.resume import Options
+
+        how = Options(sample, max(1, found.pending // sample), retry_failed, accept_changes, fresh)
+        estimate = _sampled(job, how, found, Screen(quiet=quiet))
+    sys.stdout.write((estimate.as_json() if as_json else estimate.as_text()) + "\n")
 
 
 @app.command()
@@ -180,6 +236,25 @@ def verify(
     raise typer.Exit(0 if found.holds else 1)
 
 
+def _run(job: Job, how: Options, screen: Screen) -> int:
+    """Run it, say how it ended, and return its exit status."""
+    from s2a_batch.worker import run_job
+
+    found = run_job(job, how, say=screen.say, watch=screen.watch)
+    screen.finished(found, job.output)
+    return found.exit_status
+
+
+def _sampled(job: Job, how: Options, found: Survey, screen: Screen) -> Estimate:
+    """Run the sample and extrapolate from it; ends the command when the sample stops early."""
+    from s2a_batch.sample import extrapolate
+
+    began = datetime.now(UTC)
+    if (status := _run(job, how, screen)) not in (0, 1):
+        raise typer.Exit(status)
+    return extrapolate(job, found, began)
+
+
 def _dry_run(job: Job, how: Options, screen: Screen) -> None:
     import anyio
 
@@ -192,6 +267,14 @@ def _dry_run(job: Job, how: Options, screen: Screen) -> None:
     raise typer.Exit(1 if found.bad else 0)
 
 
+def _table(places: Mapping[str, Path | str | None], open_requests: str | None) -> dict[str, JsonValue]:
+    """The part of a job that options stand for."""
+    table: dict[str, JsonValue] = {name: str(value) for name, value in places.items() if value is not None}
+    if open_requests is not None:
+        table["limits"] = {"open_requests": int(open_requests) if open_requests.isdigit() else open_requests}
+    return table
+
+
 def _job(source: Path, table: dict[str, JsonValue], settings: list[str]) -> Job:
     from s2a_batch import jobfile
 
@@ -202,8 +285,10 @@ def _job(source: Path, table: dict[str, JsonValue], settings: list[str]) -> Job:
     return jobfile.build({"input": str(source), **table}, "command line")
 
 
-def _answer_table(answer: str | None, choices: list[str] | None) -> dict[str, JsonValue]:
+def _answer_table(answer: str | None, choices: list[str] | None, source: Path) -> dict[str, JsonValue]:
     """The [answer] table that --answer and --choice stand for."""
+    if answer == "choice" and not choices and source.suffix != ".toml":
+        raise JobError("--answer choice needs its options: --choice yes --choice no")
     found: dict[str, JsonValue] = {}
     if answer is not None:
         name = "class" if ":" in answer else "schema_file" if answer.endswith(".json") else "type"
@@ -211,6 +296,5 @@ def _answer_table(answer: str | None, choices: list[str] | None) -> dict[str, Js
     if choices:
         if answer not in (None, "choice"):
             raise JobError(f"--choice goes with --answer choice, not with --answer {answer}")
-        found["type"] = "choice"
-        found["choices"] = list(choices)
+        found.update(type="choice", choices=list(choices))
     return {"answer": found} if found else {}

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from s2a_batch import inspect, progress
 from s2a_batch.checks import removed_words
+from s2a_batch.figures import dollars
 from s2a_batch.records import Outcome, StageSummary, Summary
 from s2a_batch.rundir import DEAD_LETTERS
 
@@ -199,8 +200,10 @@ def _failures(directory: Path, failed: int) -> list[str]:
 
 def _used(name: str, part: StageSummary) -> str:
     retries = f", {part.retries} of them retries" if part.retries else ""
-    least, came = "at least " if part.unknown_usage else "", part.usage.output_tokens or 0
-    return f"{name}: {part.requests} requests{retries}; {least}{part.usage.input_tokens or 0} tokens in, {came} out"
+    least, used = "at least " if part.unknown_usage else "", part.usage
+    tokens = f"{least}{used.input_tokens or 0} tokens in, {used.output_tokens or 0} out"
+    cost = dollars(None) if part.cost_usd is None else least + dollars(part.cost_usd)
+    return f"{name}: {part.requests} requests{retries}; {tokens}; cost {cost}"
 
 
 def _summary(last: dict[str, JsonValue]) -> Summary | None:

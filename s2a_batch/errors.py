@@ -8,6 +8,7 @@
     │   ├── StoppedEarly       3  the rest stays pending; run the same command again
     │   │   ├── AccountError        key, quota, permission
     │   │   ├── EndpointError       model, path, proxy page, server gone
+    │   │   ├── BudgetError         a cap of the job's budget is reached
     │   │   ├── InputError          the input cannot be read to its end
     │   │   └── OutputError         disk full, read-only, damaged run directory
     │   └── LockedError        4  another run holds the directory
@@ -83,6 +84,10 @@ class AccountError(StoppedEarly):
 
 class EndpointError(StoppedEarly):
     """The endpoint is not what the job thinks: no such model or path, a proxy's page, or it is gone."""
+
+
+class BudgetError(StoppedEarly):
+    """A cap of the job's budget is reached: requests, tokens, money or time."""
 
 
 class InputError(StoppedEarly):

@@ -16,6 +16,7 @@ from s2a_batch.answers import answer_model
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.jobfile import check_secrets
 from s2a_batch.keys import KeyIndex
+from s2a_batch.prices import prices_of
 from s2a_batch.records import BadLine
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def _check(job: Job, options: Options, environ: Mapping[str, str]) -> None:
     """What a run finds wrong before its first request, but for what only a lock or a model server can tell."""
     settings = resume.settings_of(job)
     answer_model(job.answer)
+    prices_of(job)
     check_secrets(job, environ)
     embedded.check(job)
     rundir.RunDirectory(job.output).refuse_foreign_files()

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from s2a_batch.bounds import Limits, Retry, Table
+from s2a_batch.caps import Budget, Price
 from s2a_batch.errors import JobError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class StageJob(Table):
     examples: bool = Field(default=False, description="Send worked examples; small models need them.")
     open_requests: int | None = Field(default=None, ge=1, description="This stage's own cap; None: only the limits'.")
     limits: Limits | None = Field(default=None, description="In place of the job's, for a stage on its own account.")
+    price: Price | None = Field(default=None, description="In place of the job's and of the price list.")
 
     @model_validator(mode="after")
     def _one_token_bound(self) -> StageJob:
@@ -83,7 +85,7 @@ class StageJob(Table):
 
     def settings(self) -> dict[str, JsonValue]:
         """What of this stage can change a result."""
-        places = {"base_url", "api_key_env", "headers_env", "open_requests", "limits"}
+        places = {"base_url", "api_key_env", "headers_env", "open_requests", "limits", "price"}
         found = self.model_dump(mode="json", by_alias=True, exclude=places)
         if _is_local(self.model):  # a model file counts by its name, wherever it lies
             found["model"] = Path(str(self.model)).name
@@ -137,6 +139,8 @@ class Job(Table):
     answer: AnswerJob = AnswerJob()
     limits: Limits = Limits()
     retry: Retry = Retry()
+    budget: Budget = Budget()
+    price: Price | None = Field(default=None, description="Of both stages, in place of the price list.")
     fsync_s: float = Field(
         default=1.0, ge=0, allow_inf_nan=False, description="Longest time between two fsyncs; 0: with every commit."
     )

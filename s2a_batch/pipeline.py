@@ -118,12 +118,23 @@ class Pipeline:
             rewrite.user_query,
             instructed=job.instructed,
             instructions=job.instructions,
-            examples=_examples(job),
+            examples=shown_examples(job),
             original=line.record.prompt if job.keep_original else None,
         )
         line.stage, line.trail = stage, Trail(anyio.current_time())
         reply = await stage.run(messages, line.trail)
         return {"answer": reply} if isinstance(reply, str) else reply.model_dump(mode="json")
+
+
+def dead_letter(bad: BadLine, fingerprint: str) -> Outcome:
+    """What becomes of an input line that cannot be asked."""
+    return Outcome(
+        status="failed",
+        error=RecordFault(kind=bad.kind, message=bad.message, stage="input", line=bad.line),
+        fingerprint=fingerprint,
+        started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        seconds=0,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +200,8 @@ class _Line:
         )
 
 
-def _examples(job: AnswerJob) -> prompts.Examples:
+def shown_examples(job: AnswerJob) -> prompts.Examples:
+    """Which worked examples the answer stage sends."""
     if not job.examples or job.schema_file is not None or job.class_ is not None or job.type == "choice":
         return "none"
     shown: dict[str, prompts.Examples] = {"text": "text", "bool": "bool", "int": "number", "float": "number"}

@@ -18,6 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from s2a_batch.figures import clock
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -90,11 +92,11 @@ def area(live: Live, rates: Rates) -> RenderableType:
     """The live area: bar and counts, a row a stage, times and rates, and what holds the run up."""
     tally, left = live.tally, live.tally.left()
     elapsed = anyio.current_time() - live.started
-    eta = f", ETA {_clock(elapsed * left / tally.finished)}" if left and tally.finished and not live.stopping else ""
+    eta = f", ETA {clock(elapsed * left / tally.finished)}" if left and tally.finished and not live.stopping else ""
     head = Table.grid(padding=(0, 1))
     whole = None if left is None else tally.done + left
     head.add_row(ProgressBar(total=whole or None, completed=tally.done, width=_BAR_COLUMNS), _row(_counts(live, short)))
-    speed = _row(f"{_clock(elapsed)}{eta}, {_speed(rates)}", "dim")
+    speed = _row(f"{clock(elapsed)}{eta}, {_speed(rates)}", "dim")
     return Group(head, *_stages(live), speed, _row(", ".join(_notes(live)), "yellow"))
 
 
@@ -169,8 +171,3 @@ def short(count: int) -> str:
     size, unit = next((size, unit) for size, unit in _UNITS if count >= size)
     whole, tenths = divmod(count * 10 // size, 10)
     return f"{whole}.{tenths}{unit}" if whole < 100 else f"{whole}{unit}"  # noqa: PLR2004
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"  # noqa: PLR2004

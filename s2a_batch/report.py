@@ -31,6 +31,7 @@ class StageTally:
     metered: int = 0
     usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
+    cost_usd: float | None = None
 
     def add(self, attempt: Attempt, before: Attempt | None) -> None:
         """Count one finished attempt; `before` is the one of the same stage and record before it, None for the first.
@@ -58,6 +59,7 @@ class StageTally:
             unknown_usage=self.unknown_usage,
             usage=self.usage,
             seconds=round(self.seconds, 3),
+            cost_usd=None if self.cost_usd is None else round(self.cost_usd, 9),
         )
 
 

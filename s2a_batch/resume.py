@@ -16,6 +16,7 @@ from s2a_batch import __version__, prompts, rundir
 from s2a_batch.answers import answer_model
 from s2a_batch.errors import JobError, OutputError
 from s2a_batch.job import changes, fingerprint
+from s2a_batch.records import Summary, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from s2a_batch.job import Job
     from s2a_batch.keys import KeyIndex
-    from s2a_batch.records import Summary
     from s2a_batch.rundir import RunDirectory
 
 Settings: TypeAlias = "dict[str, JsonValue]"
@@ -39,12 +39,14 @@ class Options:
 
     Attributes:
         limit: At most this many pending records are taken up; None: all.
+        every: Of the pending records only each so-manieth is taken up, for a sample of the whole input.
         retry_failed: Take up dead letters again.
         accept_changes: Go on although the job's settings changed.
         fresh: Set what is there aside and start anew.
     """
 
     limit: int | None = None
+    every: int = 1
     retry_failed: bool = False
     accept_changes: bool = False
     fresh: bool = False
@@ -56,6 +58,7 @@ class Resume:
     Attributes:
         fingerprint: Of all that can change an answer; goes into every result. Settled by `prepare`.
         rewrite_fingerprint: Of all that can change a rewrite; goes into every saved one, which others do not use.
+        totals: What the executions before this one used; known once prepared.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Resume:
         self._directory = directory
         self._keys = keys
         self._say = say
+        self.totals = Totals()
         self._settings = settings_of(job)
         self.fingerprint = fingerprint(self._settings)
         self.rewrite_fingerprint = fingerprint(_rewrites(self._settings))
@@ -108,12 +112,14 @@ class Resume:
                 "job": self._job.effective(),
                 "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "summary": None if summary is None else summary.model_dump(mode="json"),
+                "totals": (self.totals if summary is None else self.totals.plus(summary)).model_dump(mode="json"),
             }
         )
 
     def _settle(self) -> None:
         """Compare with what was run here before, and settle the settings that this execution stands for."""
         manifest = rundir.read_manifest(self._directory.path)
+        self.totals = totals_in(manifest)
         found = compare(manifest, self._settings, self._job.only)
         if manifest is None and not self._made_by_these():
             found = [f"which ones is unknown: there are results and no {rundir.MANIFEST}"]
@@ -129,6 +135,17 @@ class Resume:
     def _made_by_these(self) -> bool:
         """Whether these settings made what lies here, as far as the first line of each file tells; nothing: yes."""
         return self._directory.fingerprints() <= {self.fingerprint, self.rewrite_fingerprint}
+
+
+def check_paths(job: Job) -> None:
+    """Raise `JobError` when the input is not there, or is what the run writes."""
+    try:
+        if job.input.resolve() in {(job.output / name).resolve() for name in rundir.LINE_FILES}:
+            raise JobError(f"{job.input}: a run cannot read what it writes; choose another output directory")
+        if not job.input.exists():
+            raise JobError(f"{job.input}: cannot read the input: no such file")
+    except (OSError, ValueError) as error:
+        raise JobError(f"{job.input}: no usable path: {error}") from None
 
 
 def settings_of(job: Job) -> Settings:
@@ -176,3 +193,14 @@ def _rewrites(settings: Settings) -> Settings:
 
 def _answers(settings: Settings) -> Settings:
     return {name: value for name, value in settings.items() if name.startswith(_ANSWER)}
+
+
+def totals_in(manifest: Settings | None) -> Totals:
+    """What the executions so far used; the manifest of one that was killed holds no summary of it."""
+    if manifest is None:
+        return Totals()
+    if manifest.get("totals") is not None:
+        found = Totals.model_validate(manifest["totals"])
+        return found if manifest.get("summary") is not None else found.plus(None)
+    summary = manifest.get("summary")  # of a version that kept no totals
+    return Totals().plus(None if summary is None else Summary.model_validate(summary))

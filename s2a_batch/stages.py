@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from s2a_batch.asker import Asker
+    from s2a_batch.budget import Meter
     from s2a_batch.client import Reply, Request
     from s2a_batch.job import StageJob
     from s2a_batch.limits import Lane, Limiter, Slot
@@ -85,6 +86,7 @@ class Stage:
     retry: RetryPolicy
     health: Health
     tally: StageTally
+    meter: Meter
     keep_messages: bool
 
     async def run(self, messages: list[dict[str, str]], trail: Trail) -> BaseModel | str:
@@ -152,6 +154,7 @@ class Stage:
         One that stops the run or is cancelled is counted, but in no audit: its record stays pending.
         """
         async with self._slot(request) as slot:
+            self.meter.admit()
             if not trail.attempts:
                 trail.started = slot.started
             sent = _Sent(len(trail.attempts) + 1, datetime.now(UTC), slot.started - trail.free_at, reask)
@@ -174,6 +177,7 @@ class Stage:
                     attempt = _attempt(sent, reply, fault, seconds=trail.free_at - slot.started, held_s=held_s)
                     self.tally.add(attempt, trail.attempts[-1] if trail.attempts else None)
                     trail.add(attempt, reply)
+                    self.meter.note(attempt, request, reply)
         return reply
 
     @asynccontextmanager

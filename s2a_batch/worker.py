@@ -19,12 +19,12 @@ import anyio.to_thread
 
 from s2a_batch import source
 from s2a_batch.assembly import Assembly, Parts, check_setup
-from s2a_batch.errors import Drained, JobError, OutputError, StopRun
+from s2a_batch.errors import BudgetError, Drained, OutputError, StopRun
 from s2a_batch.keys import KeyIndex
-from s2a_batch.pipeline import FinishedRewrite, written
-from s2a_batch.records import BadLine, Outcome, Record, RecordFault
+from s2a_batch.pipeline import FinishedRewrite, dead_letter, written
+from s2a_batch.records import BadLine, Record
 from s2a_batch.report import Tally
-from s2a_batch.resume import Resume
+from s2a_batch.resume import Resume, check_paths
 from s2a_batch.rundir import DEAD_LETTERS, LINE_FILES, RESULTS, REWRITES, RunDirectory
 from s2a_batch.sink import Sink
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from s2a_batch.job import Job
     from s2a_batch.limits import Limiter
-    from s2a_batch.records import Summary
+    from s2a_batch.records import Outcome, Summary
     from s2a_batch.resume import Options
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -87,13 +87,7 @@ def run_job(
         LockedError: Another run holds the output directory.
         OutputError: The output directory cannot be read or written from the start.
     """
-    try:
-        if job.input.resolve() in {(job.output / name).resolve() for name in LINE_FILES}:
-            raise JobError(f"{job.input}: a run cannot read what it writes; choose another output directory")
-        if not job.input.exists():
-            raise JobError(f"{job.input}: cannot read the input: no such file")
-    except (OSError, ValueError) as error:
-        raise JobError(f"{job.input}: no usable path: {error}") from None
+    check_paths(job)
     check_setup(job, environ)
     with RunDirectory(job.output) as directory, KeyIndex() as keys:
         worker = _Worker(job, options, directory, keys, say)
@@ -117,7 +111,7 @@ class _Worker:
         self._signal: int | None = None
         self._read_all = False
         self._prepared = False
-        self._taken = 0
+        self._taken = self._met = 0
         self._done_before = 0
         self._resume = Resume(job, options, directory, keys, say)
         self._sink = Sink(directory.path, LINE_FILES, fsync_s=job.fsync_s)
@@ -125,13 +119,17 @@ class _Worker:
     async def run(self, watch: Callable[[Live], Coroutine[None, None, None]], environ: Mapping[str, str]) -> Finished:
         self._live = Live(self._tally, anyio.current_time())
         assembly = Assembly(self._job, environ=environ, drain=self._drain, tally=self._tally, say=self._say)
+        self._spending = assembly.spending
+        self._spending.begin(datetime.now(UTC))
         self._scope = anyio.CancelScope()
         async with anyio.create_task_group() as outer:
             outer.start_soon(self._heed_signals)
+            outer.start_soon(self._heed_budget)
             outer.start_soon(watch, self._live)
             try:
                 self._done_before = await anyio.to_thread.run_sync(self._resume.prepare)
                 self._prepared = True
+                self._spending.count_before(self._resume.totals)
                 await self._process(assembly)
             except StopRun as error:
                 self._stop(error)
@@ -184,7 +182,8 @@ class _Worker:
                     self._tally.lines += 1
                     return
                 self._tally.read(status)
-                if status is None:
+                self._met += status is None
+                if status is None and self._met % self._options.every == 0:
                     self._taken += 1
                     yield record
         self._read_all = True
@@ -216,7 +215,7 @@ class _Worker:
 
     async def _one(self, record: Record | BadLine, parts: Parts) -> None:
         if isinstance(record, BadLine):
-            outcome: Outcome | None = self._dead_letter(record)
+            outcome: Outcome | None = dead_letter(record, self._resume.fingerprint)
         else:
             offset = self._keys.rewrite_offset(record.key)
             line = None if offset is None else await anyio.to_thread.run_sync(self._directory.rewrite_line, offset)
@@ -227,15 +226,6 @@ class _Worker:
             outcome, line = written(record, outcome)
             await self._sink.append(DEAD_LETTERS if outcome.error is not None else RESULTS, line)
         self._tally.note(outcome)
-
-    def _dead_letter(self, bad: BadLine) -> Outcome:
-        return Outcome(
-            status="failed",
-            error=RecordFault(kind=bad.kind, message=bad.message, stage="input", line=bad.line),
-            fingerprint=self._resume.fingerprint,
-            started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            seconds=0,
-        )
 
     async def _save_rewrite(self, line: bytes) -> None:
         await self._sink.append(REWRITES, line)
@@ -267,10 +257,17 @@ class _Worker:
                 # Before the endpoints are open nothing is worth waiting for, such as the embedded model's start.
                 self._scope.deadline = anyio.current_time() + (bound if self._live.limiters else 0.0)
 
+    async def _heed_budget(self) -> None:
+        """Stop when a cap is reached, also while everybody waits for a limit or a backoff."""
+        await self._spending.exhausted()
+        self._stop(self._spending.error())
+
     def _stop(self, error: StopRun) -> None:
         """Begin to drain because of a fault; the first one is the reason."""
         if self._fault is None:
             self._fault = error
+        # What is open when a budget ends is paid for, and has a deadline of its own.
+        if not (isinstance(error, BudgetError) and self._live.limiters):
             self._scope.deadline = min(self._scope.deadline, anyio.current_time() + self._job.retry.drain_s)
         self._begin_drain("stopping early")
 
@@ -281,6 +278,9 @@ class _Worker:
             limiter.wake_all()
 
     def _finish(self) -> Finished:
+        if isinstance(self._fault, BudgetError):  # it may have sufficed to the last request
+            did_all = self._tally.finished == self._taken and (self._read_all or self._taken == self._options.limit)
+            self._fault = None if did_all else self._spending.error()
         superseded = self._done_before - self._tally.skipped if self._read_all else 0
         stopped = str(self._fault) if self._fault is not None else None
         if self._signal is not None:

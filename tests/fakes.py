@@ -19,6 +19,8 @@ from openai.types.chat import ChatCompletion
 from s2a_batch.answers import RewriteReply
 from s2a_batch.asker import Asker
 from s2a_batch.bounds import Retry
+from s2a_batch.budget import Meter, Spending
+from s2a_batch.caps import Budget
 from s2a_batch.client import Reply
 from s2a_batch.job import AnswerJob, Job, RewriteJob
 from s2a_batch.limits import Limiter
@@ -154,10 +156,12 @@ def a_stage(  # one part each
     health: Health | None = None,
     drain: anyio.Event | None = None,
     model: type[BaseModel] | None = RewriteReply,
+    meter: Meter | None = None,
 ) -> Stage:
     """A stage around the fake client, all other parts real."""
     drain = drain or anyio.Event()
     limiter = limiter or a_limiter(drain=drain)
+    tally = StageTally() if meter is None else meter.tally
     job = job or (RewriteJob(model="m1") if name == "rewrite" else AnswerJob(model="m1"))
     return Stage(
         name=name,
@@ -168,7 +172,8 @@ def a_stage(  # one part each
         lane=limiter.lane(job.open_requests),
         retry=RetryPolicy(retry or Retry(), drain, random.Random(7)),  # noqa: S311  jitter
         health=health or Health(),
-        tally=StageTally(),
+        tally=tally,
+        meter=meter or Meter(Spending(Budget()), tally, None),
         keep_messages=True,
     )
 

@@ -21,6 +21,7 @@ HOMES = {
     "instructor": {"asker"},
     "tenacity": {"retry"},
     "aiofiles": {"source", "sink"},
+    "genai_prices": {"prices"},
     "rapidfuzz": {"checks"},
     "jsonschema_rs": {"answers"},
     "rich": {"display", "progress"},
@@ -108,7 +109,7 @@ def test_every_test_says_why_it_matters() -> None:
     assert not silent
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["estimate", "--help"], ["--version"]])
 def test_help_loads_no_sdk(arguments: list[str]) -> None:
     """The SDKs cost a second; whoever asks for help shall not wait for them."""
     done = subprocess.run(
@@ -116,7 +117,15 @@ def test_help_loads_no_sdk(arguments: list[str]) -> None:
     )
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "typer" in loaded, "the measure itself"
-    assert not loaded & {"openai", "instructor", "httpx2", "aiohttp", "s2a_batch.worker", "s2a_batch.job"}
+    assert not loaded & {
+        "openai",
+        "instructor",
+        "httpx2",
+        "aiohttp",
+        "s2a_batch.worker",
+        "s2a_batch.job",
+        "genai_prices",
+    }
 
 
 def test_importing_the_package_loads_nothing_else() -> None:

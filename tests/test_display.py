@@ -167,7 +167,7 @@ def test_the_summary_tells_what_a_decision_needs(tmp_path: Path, capsys: pytest.
     assert lines[0].startswith(counts)
     assert "4 superseded" in lines[0]
     assert "of 20 lines read" in lines[0]
-    assert lines[1] == "rewrite: 14 requests, 3 of them retries; at least 700 tokens in, 70 out"
+    assert lines[1] == "rewrite: 14 requests, 3 of them retries; at least 700 tokens in, 70 out; cost unknown"
     assert not [line for line in lines if line.startswith("answer:")], "nothing was sent there"
     assert told(capsys, finished(tally, 0), tmp_path, quiet=True) == []
 

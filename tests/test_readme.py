@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from s2a_batch import checks, errors, jobfile, rundir
 from s2a_batch.bounds import Limits, Retry
+from s2a_batch.caps import Budget, Price
 from s2a_batch.job import AnswerJob, Fields, Job, RewriteJob, StageJob
 from s2a_batch.records import Outcome, Rewrite
 from tests.processes import ROOT
@@ -63,7 +64,13 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 def test_every_key_of_a_job_is_documented_with_its_default() -> None:
     """A key that is not in the reference does not exist for a user, and a wrong default costs money."""
     expected = dict(_fields(Job))
-    for prefix, model in (("fields.", Fields), ("limits.", Limits), ("retry.", Retry)):
+    for prefix, model in (
+        ("fields.", Fields),
+        ("limits.", Limits),
+        ("retry.", Retry),
+        ("budget.", Budget),
+        ("price.", Price),
+    ):
         expected |= dict(_fields(model, prefix))
     assert _keys(_rows("## Job file")) == expected
 
@@ -161,7 +168,7 @@ def test_the_candy_example_comes_out_as_written(tmp_path: Path) -> None:
 def test_options_that_the_readme_names_exist() -> None:
     """A command that is copied from here must run."""
     shown = ""
-    for command in ("run", "show", "verify"):
+    for command in ("run", "show", "verify", "estimate"):
         done = subprocess.run(
             [sys.executable, "-m", "s2a_batch", command, "--help"],
             capture_output=True,
