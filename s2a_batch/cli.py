@@ -17,14 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from s2a_batch import __version__
-from s2a_batch.errors import JobError, StopRun
+from s2a_batch import __version__, options
+from s2a_batch.errors import StopRun
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pydantic import JsonValue
-
     from s2a_batch.display import Screen
     from s2a_batch.estimate import Survey
     from s2a_batch.figures import Estimate
@@ -83,43 +79,23 @@ def _root(
     pass
 
 
-_Source = Annotated[Path, typer.Argument(help="A job file (.toml), or an input (.jsonl, .jsonl.gz).")]
-_Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run's directory.")]
-_Model = Annotated[str | None, typer.Option(help="Model of both stages; 'embedded', or a .gguf file.")]
-_BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of both stages; default: OpenAI's.")]
-_Answer = Annotated[
-    str | None, typer.Option(help="text, int, float, bool, choice, a schema .json, or package.module:Model.")
-]
-_Choice = Annotated[list[str] | None, typer.Option(help="An option of --answer choice; repeat it.")]
-_OpenRequests = Annotated[str | None, typer.Option(help="Most requests open at a time, or 'auto'.")]
-_Setting = Annotated[
-    list[str] | None, typer.Option("--set", help="Any key of the job: rewrite.temperature=0; repeat it.")
-]
-_Limit = Annotated[int | None, typer.Option(min=1, help="Take up at most this many pending records.")]
-_Only = Annotated[str | None, typer.Option(help="'rewrite': stop after stage 1.")]
-_RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Take up dead letters again.")]
-_AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="Resume with changed settings.")]
-_Fresh = Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start anew.")]
-_Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing when all is well.")]
-
-
 @app.command()
 def run(  # noqa: PLR0913  the command's options
-    source: _Source,
-    output: _Output = None,
-    model: _Model = None,
-    base_url: _BaseUrl = None,
-    answer: _Answer = None,
-    choice: _Choice = None,
-    open_requests: _OpenRequests = None,
-    setting: _Setting = None,
-    limit: _Limit = None,
-    only: _Only = None,
+    source: options.Source,
+    output: options.Output = None,
+    model: options.Model = None,
+    base_url: options.BaseUrl = None,
+    answer: options.Answer = None,
+    choice: options.Choice = None,
+    open_requests: options.OpenRequests = None,
+    setting: options.Setting = None,
+    limit: options.Limit = None,
+    only: options.Only = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check job and input; send and write nothing.")] = False,
-    retry_failed: _RetryFailed = False,
-    accept_changes: _AcceptChanges = False,
-    fresh: _Fresh = False,
-    quiet: _Quiet = False,
+    retry_failed: options.RetryFailed = False,
+    accept_changes: options.AcceptChanges = False,
+    fresh: options.Fresh = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Run a job, or go on with it: the same command does both.
 
@@ -132,7 +108,8 @@ def run(  # noqa: PLR0913  the command's options
 
     screen = Screen(quiet=quiet)
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
-    job = _job(source, _table(places, open_requests) | _answer_table(answer, choice, source), setting or [])
+    table = options.table_of(places, open_requests) | options.answer_table(answer, choice, source)
+    job = options.load_job(source, table, setting)
     from s2a_batch.resume import Options
 
     how = Options(limit=limit, retry_failed=retry_failed, accept_changes=accept_changes, fresh=fresh)
@@ -144,25 +121,25 @@ def run(  # noqa: PLR0913  the command's options
 
 @app.command()
 def estimate(  # noqa: PLR0913  the command's options
-    source: _Source,
-    output: _Output = None,
-    model: _Model = None,
-    base_url: _BaseUrl = None,
-    answer: _Answer = None,
-    choice: _Choice = None,
-    open_requests: _OpenRequests = None,
-    setting: _Setting = None,
-    limit: _Limit = None,
-    only: _Only = None,
+    source: options.Source,
+    output: options.Output = None,
+    model: options.Model = None,
+    base_url: options.BaseUrl = None,
+    answer: options.Answer = None,
+    choice: options.Choice = None,
+    open_requests: options.OpenRequests = None,
+    setting: options.Setting = None,
+    limit: options.Limit = None,
+    only: options.Only = None,
     sample: Annotated[
         int | None,
         typer.Option(min=2, help="Run so many records from all over the input for real; a later run resumes them."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    retry_failed: _RetryFailed = False,
-    accept_changes: _AcceptChanges = False,
-    fresh: _Fresh = False,
-    quiet: _Quiet = False,
+    retry_failed: options.RetryFailed = False,
+    accept_changes: options.AcceptChanges = False,
+    fresh: options.Fresh = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Say what a run will take: requests, tokens, money, time. Sends nothing but what --sample asks for.
 
@@ -177,7 +154,8 @@ def estimate(  # noqa: PLR0913  the command's options
     if output is None and sample is None and source.suffix != ".toml":
         output = source.with_name(source.name + ".out")  # nothing is written
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
-    job = _job(source, _table(places, open_requests) | _answer_table(answer, choice, source), setting or [])
+    table = options.table_of(places, open_requests) | options.answer_table(answer, choice, source)
+    job = options.load_job(source, table, setting)
     found = anyio.run(functools.partial(survey, job, limit=limit, retry_failed=retry_failed, fresh=fresh))
     if sample is None:
         estimate = estimated(job, found)
@@ -250,7 +228,8 @@ def _sampled(job: Job, how: Options, found: Survey, screen: Screen) -> Estimate:
     from s2a_batch.sample import extrapolate
 
     began = datetime.now(UTC)
-    if (status := _run(job, how, screen)) not in (0, 1):
+    status = _run(job, how, screen)
+    if status not in (0, 1):
         raise typer.Exit(status)
     return extrapolate(job, found, began)
 
@@ -265,36 +244,3 @@ def _dry_run(job: Job, how: Options, screen: Screen) -> None:
     if found.cut_short:
         raise typer.Exit(3)
     raise typer.Exit(1 if found.bad else 0)
-
-
-def _table(places: Mapping[str, Path | str | None], open_requests: str | None) -> dict[str, JsonValue]:
-    """The part of a job that options stand for."""
-    table: dict[str, JsonValue] = {name: str(value) for name, value in places.items() if value is not None}
-    if open_requests is not None:
-        table["limits"] = {"open_requests": int(open_requests) if open_requests.isdigit() else open_requests}
-    return table
-
-
-def _job(source: Path, table: dict[str, JsonValue], settings: list[str]) -> Job:
-    from s2a_batch import jobfile
-
-    for text in settings:
-        table = jobfile.with_setting(table, text)
-    if source.suffix == ".toml":
-        return jobfile.load(source, table)
-    return jobfile.build({"input": str(source), **table}, "command line")
-
-
-def _answer_table(answer: str | None, choices: list[str] | None, source: Path) -> dict[str, JsonValue]:
-    """The [answer] table that --answer and --choice stand for."""
-    if answer == "choice" and not choices and source.suffix != ".toml":
-        raise JobError("--answer choice needs its options: --choice yes --choice no")
-    found: dict[str, JsonValue] = {}
-    if answer is not None:
-        name = "class" if ":" in answer else "schema_file" if answer.endswith(".json") else "type"
-        found[name] = answer
-    if choices:
-        if answer not in (None, "choice"):
-            raise JobError(f"--choice goes with --answer choice, not with --answer {answer}")
-        found.update(type="choice", choices=list(choices))
-    return {"answer": found} if found else {}

@@ -25,7 +25,7 @@ HOMES = {
     "rapidfuzz": {"checks"},
     "jsonschema_rs": {"answers"},
     "rich": {"display", "progress"},
-    "typer": {"cli"},
+    "typer": {"cli", "options"},
     "platformdirs": {"model_file"},
     "xllamacpp": {"embedded"},
 }

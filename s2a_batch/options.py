@@ -1,0 +1,74 @@
+"""The options that several commands share, and the job that they stand for.
+
+Knows typer. Invariant: what an option says wins over the job file; importing this loads no pydantic.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from s2a_batch.errors import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import JsonValue
+
+    from s2a_batch.job import Job
+
+Source = Annotated[Path, typer.Argument(help="A job file (.toml), or an input (.jsonl, .jsonl.gz).")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run's directory.")]
+Model = Annotated[str | None, typer.Option(help="Model of both stages; 'embedded', or a .gguf file.")]
+BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of both stages; default: OpenAI's.")]
+Answer = Annotated[
+    str | None, typer.Option(help="text, int, float, bool, choice, a schema .json, or package.module:Model.")
+]
+Choice = Annotated[list[str] | None, typer.Option(help="An option of --answer choice; repeat it.")]
+OpenRequests = Annotated[str | None, typer.Option(help="Most requests open at a time, or 'auto'.")]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="Any key of the job: rewrite.temperature=0; repeat it.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take up at most this many pending records.")]
+Only = Annotated[str | None, typer.Option(help="'rewrite': stop after stage 1.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Take up dead letters again.")]
+AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="Resume with changed settings.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start anew.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing when all is well.")]
+
+
+def table_of(places: Mapping[str, Path | str | None], open_requests: str | None) -> dict[str, JsonValue]:
+    """The part of a job that options stand for."""
+    table: dict[str, JsonValue] = {name: str(value) for name, value in places.items() if value is not None}
+    if open_requests is not None:
+        table["limits"] = {"open_requests": int(open_requests) if open_requests.isdigit() else open_requests}
+    return table
+
+
+def load_job(source: Path, table: dict[str, JsonValue], settings: list[str] | None) -> Job:
+    """The job of a file or an input, under what the options say; `JobError` names every fault."""
+    from s2a_batch import jobfile
+
+    for text in settings or ():
+        table = jobfile.with_setting(table, text)
+    if source.suffix == ".toml":
+        return jobfile.load(source, table)
+    return jobfile.build({"input": str(source), **table}, "command line")
+
+
+def answer_table(answer: str | None, choices: list[str] | None, source: Path) -> dict[str, JsonValue]:
+    """The [answer] table that --answer and --choice stand for."""
+    if answer == "choice" and not choices and source.suffix != ".toml":
+        raise JobError("--answer choice needs its options: --choice yes --choice no")
+    found: dict[str, JsonValue] = {}
+    if answer is not None:
+        name = "class" if ":" in answer else "schema_file" if answer.endswith(".json") else "type"
+        found[name] = answer
+    if choices:
+        if answer not in (None, "choice"):
+            raise JobError(f"--choice goes with --answer choice, not with --answer {answer}")
+        found["type"] = "choice"
+        found["choices"] = list(choices)
+    return {"answer": found} if found else {}
