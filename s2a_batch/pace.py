@@ -16,7 +16,7 @@ _MINUTE_S: Final = 60.0
 # limit, so that a late timer may catch up.
 _SHARE: Final = 0.985
 _FAST_PER_SECOND: Final = 4.0
-_LATE_S: Final = 0.01
+_LATE_S: Final = 0.005
 """Lateness of a timer that may be caught up, where it counts; more would be a burst."""
 _MARGIN: Final = 1.005
 
