@@ -19,7 +19,7 @@ from s2a_batch.job import OPENAI_URL, is_embedded
 from s2a_batch.keys import KeyIndex
 from s2a_batch.pipeline import shown_examples
 from s2a_batch.prices import prices_of
-from s2a_batch.records import BadLine, Usage
+from s2a_batch.records import BadLine, Known, Usage
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -105,12 +105,14 @@ async def survey(job: Job, *, limit: int | None, retry_failed: bool, fresh: bool
             _read_done(job, keys, retry_failed=retry_failed)
         async with aclosing(source.records(job.input, job.fields, keys)) as records:
             async for record in records:
+                if isinstance(record, Known):
+                    found.lines += record.lines
+                    found.done += record.lines
+                    continue
                 if found.pending == limit:
                     break
                 found.lines += 1
-                if keys.done_as(record.key) is not None:
-                    found.done += 1
-                elif isinstance(record, BadLine):
+                if isinstance(record, BadLine):
                     found.bad += 1
                 else:
                     found.add(record.prompt, has_rewrite=keys.rewrite_offset(record.key) is not None)

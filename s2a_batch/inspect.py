@@ -17,7 +17,7 @@ from s2a_batch.errors import InputError, JobError
 from s2a_batch.jobfile import check_secrets
 from s2a_batch.keys import KeyIndex
 from s2a_batch.prices import prices_of
-from s2a_batch.records import BadLine
+from s2a_batch.records import BadLine, Known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,15 +77,17 @@ async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Pre
         try:
             async with aclosing(source.records(job.input, job.fields, keys)) as records:
                 async for record in records:
+                    if isinstance(record, Known):
+                        found.lines += record.lines
+                        found.done += record.lines
+                        continue
                     found.lines += 1
-                    done = keys.done_as(record.key) is not None
-                    now = not done and (options.limit is None or taken < options.limit)
+                    now = options.limit is None or taken < options.limit
                     taken += now
                     if isinstance(record, BadLine):
                         found.note_bad(record)
                         continue
-                    found.done += done
-                    found.pending += not done
+                    found.pending += 1
                     if now:
                         chars += len(record.prompt)
                         found.requests += len(job.stages()) - (keys.rewrite_offset(record.key) is not None)
@@ -142,11 +144,11 @@ def standing(directory: Path) -> Standing:
     """Count what is in a run's directory; `JobError` when it is none."""
     manifest = _manifest(directory)
     with KeyIndex() as keys:
-        answered = keys.add_done((key for key, _ in linefiles.scan(directory / rundir.RESULTS)), "answered")
-        failed = keys.add_done((key for key, _ in linefiles.scan(directory / rundir.DEAD_LETTERS)), "failed")
+        keys.add_done((key for key, _ in linefiles.scan(directory / rundir.RESULTS)), "answered")
+        keys.add_done((key for key, _ in linefiles.scan(directory / rundir.DEAD_LETTERS)), "failed")
         keys.add_rewrites(linefiles.scan(directory / rundir.REWRITES))
-        waiting = keys.rewrite_count()
-    return Standing(rundir.is_locked(directory), answered, failed, waiting, manifest)
+        done, waiting = keys.done(), keys.rewrite_count()
+    return Standing(rundir.is_locked(directory), done.get("answered", 0), done.get("failed", 0), waiting, manifest)
 
 
 def find(directory: Path, wanted: str) -> list[bytes]:

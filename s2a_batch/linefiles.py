@@ -1,14 +1,16 @@
-"""One file of result lines: its whole lines, their keys, and its repair after a kill or a power cut.
+"""The run's line files, each by itself: its lines, its keys, and the repair of what a crash left.
 
-Invariants: a line counts when it is whole; a file is changed in place only by cutting its torn tail, everything else
-goes through a temporary file and a rename.
+Invariants: a file is changed in place only by cutting its torn tail, everything else goes through a temporary file and
+a rename; what was known to be sound and synced is not parsed again.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from typing import TYPE_CHECKING, BinaryIO, Final
+
+from pydantic_core import from_json
 
 from s2a_batch.records import LINE_PREFIX
 
@@ -17,36 +19,69 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DAMAGED: Final = "damaged.bin"
-_BLOCK_BYTES: Final = 4 << 20
+NEW: Final = ".new"
+# Blocks that stay in the processor's cache: 1.1 s for 1 M lines of 2 kB, 1.8 s in blocks of 1 MiB.
+_BLOCK_BYTES: Final = 1 << 17
+_START_BYTES: Final = 4 << 20
 _KEY_AT: Final = len(LINE_PREFIX)
-_NEW: Final = ".new"
+_MARK_BYTES: Final = 4_096
+_BRACE: Final = ord("}")
 
 
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+class DamagedLineError(Exception):
+    """A line that was thought sound is not."""
+
+
+def lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """Whole lines without their LF, each with the byte offset it begins at; a file that is not there has none."""
-    offset, rest = 0, b""
+    for at, block in _whole_lines(path, start):
+        offset = at
+        for line in block[:-1].split(b"\n"):
+            yield offset, line
+            offset += len(line) + 1
+
+
+def scan(path: Path, *, strict: bool = False) -> Iterator[tuple[bytes, int]]:
+    """Key and byte offset of every sound line.
+
+    Args:
+        path: One of the line files.
+        strict: Raise `DamagedLineError` at a line that is not sound, instead of passing over it.
+    """
+    for offset, block in _whole_lines(path):
+        # A look at both ends of each line in place costs half of what cutting the lines out does.
+        zeros, begin = b"\0" in block, 0
+        while begin < len(block):
+            end = block.index(b"\n", begin)
+            if (
+                block.startswith(LINE_PREFIX, begin)
+                and block[end - 1] == _BRACE
+                and not (zeros and block.find(b"\0", begin, end) >= 0)
+            ):
+                yield block[begin + _KEY_AT : block.index(b'"', begin + _KEY_AT)], offset + begin
+            elif strict:
+                raise DamagedLineError
+            begin = end + 1
+
+
+def _whole_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Blocks that end with a line's LF, each with the byte offset it begins at."""
+    offset, parts = start, list[bytes]()
     try:
-        file = path.open("rb")
+        file = path.open("rb", buffering=0)
     except FileNotFoundError:
         return
     with file:
+        file.seek(start)
         while block := file.read(_BLOCK_BYTES):
-            *whole, rest = (rest + block).split(b"\n")
-            for line in whole:
-                yield offset, line
-                offset += len(line) + 1
-
-
-def scan(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Key and byte offset of every sound line."""
-    for offset, line in lines(path):
-        if is_sound(line):
-            yield key_of(line), offset
-
-
-def key_of(line: bytes) -> bytes:
-    """The key of a sound line, as text bytes."""
-    return line[_KEY_AT : line.index(b'"', _KEY_AT)]
+            end = block.rfind(b"\n") + 1
+            if not end:
+                parts.append(block)
+                continue
+            content = b"".join([*parts, block[:end]])
+            yield offset, content
+            offset += len(content)
+            parts = [block[end:]]
 
 
 def is_sound(line: bytes) -> bool:
@@ -55,20 +90,61 @@ def is_sound(line: bytes) -> bool:
 
 
 def whole(line: bytes) -> bool:
-    """Whether a line is strict JSON: two lines in one and half a nested object end in } too; 20 s for 1 M lines."""
+    """Whether a line is strict JSON: two lines in one and half a nested object end in } too; 8 s for 1 M of 2 kB."""
     try:
-        json.loads(line.decode())
-    except (ValueError, RecursionError):
+        from_json(line, allow_inf_nan=False, cache_strings="none")
+    except ValueError:
         return False
     return is_sound(line)
 
 
+def key_of(line: bytes) -> bytes:
+    """The key of a sound line, as text bytes."""
+    return line[_KEY_AT : line.index(b'"', _KEY_AT)]
+
+
+def ours(path: Path) -> bool:
+    """Whether a file begins as ours do, torn or zeroed by a power cut; or its first line alone is damaged."""
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES)
+    head = start[:_KEY_AT].rstrip(b"\0")
+    return LINE_PREFIX.startswith(head) or b"\n" + LINE_PREFIX in start
+
+
+def mark(path: Path, size: int) -> str:
+    """Stands for the first `size` bytes of a file by the last 4 KiB of them; empty when a line does not end there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, size - _MARK_BYTES))
+            tail = file.read(min(size, _MARK_BYTES))
+    except FileNotFoundError:
+        return ""
+    sound = len(tail) == min(size, _MARK_BYTES) and tail.endswith(b"\n")
+    return hashlib.blake2b(tail, digest_size=8).hexdigest() if sound else ""
+
+
+def repair(path: Path, sound_bytes: int) -> list[str]:
+    """Cut a torn tail and take out damaged lines; says what it did.
+
+    Args:
+        path: One of the line files; none is well, too.
+        sound_bytes: So much from its beginning is known to be whole lines.
+    """
+    return [*_cut_tail(path), *_drop_damaged(path, sound_bytes)] if path.exists() else []
+
+
+def sync(path: Path) -> None:
+    """Bring to the disk what a killed run wrote and did not sync."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def open_private(path: str, flags: int) -> int:
-    """Opens a file for its owner alone, as an `opener` of `open`."""
+    """An opener of files that their owner alone may read."""
     return os.open(path, flags, 0o600)
 
 
-def cut_tail(path: Path) -> list[str]:
+def _cut_tail(path: Path) -> list[str]:
     """Cut what follows the last whole line: half a line of a kill, zeros of a power cut."""
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
@@ -93,25 +169,17 @@ def _end_of_last_line(file: BinaryIO, size: int) -> int:
     return 0
 
 
-def drop_damaged(path: Path) -> list[str]:
+def _drop_damaged(path: Path, start: int) -> list[str]:
     """Write the file anew without lines that are not whole, when there are any; those go to `damaged.bin`."""
-    damaged = sum(1 for _, line in lines(path) if not whole(line))
+    damaged = sum(1 for _, line in lines(path, start) if not whole(line))
     if not damaged:
         return []
-    temporary = path.with_name(path.name + _NEW)
+    temporary = path.with_name(path.name + NEW)
     aside = path.with_name(DAMAGED)
     with open(temporary, "wb", opener=open_private) as file, open(aside, "ab", opener=open_private) as bad:
-        for _, line in lines(path):
-            (file if whole(line) else bad).write(line + b"\n")
+        for offset, line in lines(path):
+            (file if offset < start or whole(line) else bad).write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
     return [f"{path.name}: moved {damaged} damaged lines to {DAMAGED}; their records are pending again"]
-
-
-def ours(path: Path) -> bool:
-    """Whether a file begins as ours do, torn or zeroed by a power cut; or its first line alone is damaged."""
-    with path.open("rb") as file:
-        start = file.read(_BLOCK_BYTES)
-    head = start[:_KEY_AT].rstrip(b"\0")
-    return LINE_PREFIX.startswith(head) or b"\n" + LINE_PREFIX in start

@@ -188,6 +188,23 @@ class BadLine:
     message: str
 
 
+@dataclass(slots=True)
+class Known:
+    """Input lines near each other whose records were done before.
+
+    Attributes:
+        failed: Of these: dead letters.
+    """
+
+    lines: int = 0
+    failed: int = 0
+
+    def note(self, status: Status) -> None:
+        """Count one line more."""
+        self.lines += 1
+        self.failed += status == "failed"
+
+
 class _Raw(Wire):
     raw: str | None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from s2a_batch.records import StageSummary, Summary, Usage
 
 if TYPE_CHECKING:
-    from s2a_batch.records import Attempt, Outcome, StageName, Status
+    from s2a_batch.records import Attempt, Known, Outcome, StageName
 
 
 @dataclass(slots=True)
@@ -97,11 +97,15 @@ class Tally:
         """The input has been read up to this byte."""
         self.read_bytes = position
 
-    def read(self, done_as: Status | None) -> None:
-        """Count one input line, and what an earlier execution made of it."""
+    def read(self) -> None:
+        """Count one input line whose record is to be done."""
         self.lines += 1
-        self.skipped += done_as is not None
-        self.failed_before += done_as == "failed"
+
+    def skip(self, known: Known) -> None:
+        """Count input lines whose records an earlier execution brought to their end."""
+        self.lines += known.lines
+        self.skipped += known.lines
+        self.failed_before += known.failed
 
     def note(self, outcome: Outcome | None) -> None:
         """Count one record that came to its end; None: a rewrite that is all that was wanted."""

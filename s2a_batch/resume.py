@@ -16,6 +16,7 @@ from s2a_batch import __version__, prompts, rundir
 from s2a_batch.answers import answer_model
 from s2a_batch.errors import JobError, OutputError
 from s2a_batch.job import changes, fingerprint
+from s2a_batch.linefiles import DamagedLineError
 from s2a_batch.records import Summary, Totals
 
 if TYPE_CHECKING:
@@ -98,9 +99,19 @@ class Resume:
             self._say(note)
         if self._options.retry_failed and (aside := self._directory.set_dead_letters_aside()):
             self._say(f"failed records are pending again; their dead letters are kept in {aside}")
-        done = self._directory.read_done(self._keys, only_rewrite=self._job.only == "rewrite")
+        done = self._read_done()
         self.write_manifest(None)
         return done
+
+    def _read_done(self) -> int:
+        only_rewrite = self._job.only == "rewrite"
+        try:
+            return self._directory.read_done(self._keys, only_rewrite=only_rewrite)
+        except DamagedLineError:
+            self._keys.clear()
+            for note in self._directory.repair(trust=False):
+                self._say(note)
+            return self._directory.read_done(self._keys, only_rewrite=only_rewrite)
 
     def write_manifest(self, summary: Summary | None) -> None:
         """Say in `run.json` what runs or ran here; `summary` is None until the execution has ended."""

@@ -1,12 +1,13 @@
 """A run's directory as the checkpoint: its lock, its repair, what in it is done, its manifest.
 
-Knows the kernel's file locks. Invariants: only the holder of the lock changes anything; a file is changed in place only
-by cutting its torn tail, everything else goes through a temporary file and a rename; a reader needs no lock and sees
-whole lines, but for a last one that is being written.
+Knows the kernel's file locks. Invariants: only the holder of the lock changes anything; a reader needs no lock and sees
+whole lines, but for a last one that is being written; what `.synced` names was whole and on the disk when it was
+written, and without it, or with other files than it names, everything is looked at anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from s2a_batch import linefiles
 from s2a_batch.errors import JobError, LockedError, OutputError
+from s2a_batch.linefiles import DAMAGED, NEW
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +33,9 @@ REWRITES: Final = "rewrites.jsonl"
 MANIFEST: Final = "run.json"
 LINE_FILES: Final = (RESULTS, DEAD_LETTERS, REWRITES)
 _HALF: Final = ".part"
-_NEW: Final = ".new"
 _LOCK: Final = ".lock"
+_SYNCED: Final = ".synced"
+_SYNCED_BYTES: Final = 512  # one sector: it is written whole or not at all
 
 
 class RunDirectory:
@@ -68,15 +71,41 @@ class RunDirectory:
             os.ftruncate(self._lock_fd, 0)
             os.close(self._lock_fd)
 
-    def repair(self) -> list[str]:
-        """Cut torn tails and take out damaged lines, as a kill or a power cut leaves them; says what it did."""
+    def repair(self, *, trust: bool = True) -> list[str]:
+        """Cut torn tails and take out damaged lines, as a kill or a power cut leaves them; says what it did.
+
+        Args:
+            trust: Parse only what came after the last sync; else every line, which takes 8 s for 1 M.
+        """
         notes = []
-        for name in LINE_FILES:
-            path = self.path / name
-            if path.exists():
-                notes += linefiles.cut_tail(path)
-                notes += linefiles.drop_damaged(path)
+        sound = self._sound_bytes() if trust else {}
+        for path in (self.path / name for name in LINE_FILES):
+            notes += linefiles.repair(path, sound.get(path.name, 0))
+            if path.exists() and path.stat().st_size > sound.get(path.name, 0):
+                linefiles.sync(path)
+        self.note_synced()
         return notes
+
+    def note_synced(self) -> None:
+        """Remember that the files, as they are now, are whole and on the disk; the next repair begins there."""
+        sizes = {p.name: p.stat().st_size for p in (self.path / name for name in LINE_FILES) if p.exists()}
+        marks = {name: [size, linefiles.mark(self.path / name, size)] for name, size in sizes.items()}
+        content = json.dumps(marks).ljust(_SYNCED_BYTES - 1) + "\n"
+        # What cannot be remembered is looked at anew: no reason to stop.
+        with contextlib.suppress(OSError), open(self.path / _SYNCED, "wb", opener=_in_place) as file:
+            file.write(content.encode())
+
+    def _sound_bytes(self) -> dict[str, int]:
+        """How much of each file is known to be sound; a file that is not the one of then is left out."""
+        try:
+            found = json.loads((self.path / _SYNCED).read_bytes())
+            return {
+                name: size
+                for name, (size, mark) in found.items()
+                if mark and mark == linefiles.mark(self.path / name, size)
+            }
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
 
     def read_done(self, keys: KeyIndex, *, only_rewrite: bool) -> int:
         """Fill the index from the files; returns how many records are done.
@@ -84,13 +113,18 @@ class RunDirectory:
         Args:
             keys: Filled with what became of each record, and where rewrites without an answer lie.
             only_rewrite: A finished rewrite is all that is wanted of a record.
+
+        Raises:
+            DamagedLineError: A line that the repair did not parse is not sound: repair without trust, begin anew.
         """
-        done = keys.add_done((key for key, _ in linefiles.scan(self.path / RESULTS)), "answered")
-        done += keys.add_done((key for key, _ in linefiles.scan(self.path / DEAD_LETTERS)), "failed")
+        results, dead_letters, rewrites = (linefiles.scan(self.path / name, strict=True) for name in LINE_FILES)
+        keys.add_done((key for key, _ in results), "answered")
+        keys.add_done((key for key, _ in dead_letters), "failed")
         if only_rewrite:
-            return done + keys.add_done((key for key, _ in linefiles.scan(self.path / REWRITES)), "rewritten")
-        keys.add_rewrites(linefiles.scan(self.path / REWRITES))
-        return done
+            keys.add_done((key for key, _ in rewrites), "rewritten")
+        else:
+            keys.add_rewrites(rewrites)
+        return sum(keys.done().values())
 
     def set_dead_letters_aside(self) -> str | None:
         """Make failed records pending again: their file gets a free name and stays for the audit."""
@@ -98,7 +132,9 @@ class RunDirectory:
         if not path.exists() or path.stat().st_size == 0:
             return None
         aside = self._free("dead_letters.{}.jsonl")
+        (self.path / _SYNCED).unlink(missing_ok=True)
         path.rename(aside)
+        self.note_synced()
         return aside.name
 
     def set_all_aside(self) -> str | None:
@@ -115,6 +151,7 @@ class RunDirectory:
     def finish_setting_aside(self) -> str | None:
         """Move what `set_all_aside` was killed before it could move; None when it was not."""
         for half in self.path.glob(f"old-[0-9]*{_HALF}"):
+            (self.path / _SYNCED).unlink(missing_ok=True)
             for path in self._files():
                 path.rename(half / path.name)
             return half.rename(half.with_suffix("")).name
@@ -122,7 +159,7 @@ class RunDirectory:
 
     def _files(self) -> list[Path]:
         """All files of the run, `run.json` first; not the lock, nor what was set aside before."""
-        names = (MANIFEST, *LINE_FILES, linefiles.DAMAGED, *(name + _NEW for name in (MANIFEST, *LINE_FILES)))
+        names = (MANIFEST, *LINE_FILES, DAMAGED, *(name + NEW for name in (MANIFEST, *LINE_FILES)))
         found = [self.path / name for name in names]
         return [*(path for path in found if path.exists()), *sorted(self.path.glob("dead_letters.[0-9]*.jsonl"))]
 
@@ -142,7 +179,7 @@ class RunDirectory:
 
     def write_manifest(self, manifest: dict[str, JsonValue]) -> None:
         """Replace `run.json` atomically; `OutputError` when it cannot be written."""
-        temporary = self.path / (MANIFEST + _NEW)
+        temporary = self.path / (MANIFEST + NEW)
         try:
             # A path whose name is no UTF-8 comes as halves of surrogate pairs; JSON takes them escaped.
             with open(
@@ -206,3 +243,7 @@ def is_locked(directory: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _in_place(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o600)

@@ -22,6 +22,7 @@ from s2a_batch.errors import OutputError
 from s2a_batch.linefiles import open_private
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from aiofiles.threadpool.binary import AsyncBufferedIOBase
@@ -44,12 +45,16 @@ class Sink:
         names: The files that may be appended to; they are created.
         fsync_s: Longest time between an append and its fsync, in seconds; 0: each commit is synced before
             `append` returns.
+        synced: Called in a thread after each fsync, before anything more is written.
     """
 
-    def __init__(self, directory: Path, names: tuple[str, ...], *, fsync_s: float) -> None:
+    def __init__(
+        self, directory: Path, names: tuple[str, ...], *, fsync_s: float, synced: Callable[[], None] = lambda: None
+    ) -> None:
         self._directory = directory
         self._names = names
         self._fsync_s = fsync_s
+        self._synced = synced
         self._queue: list[_Entry] = []
         self._wake = anyio.Event()
         self._closing = False
@@ -138,4 +143,6 @@ class Sink:
             if os.fstat(files[name].fileno()).st_nlink == 0:
                 raise FileNotFoundError(errno.ENOENT, f"{name} was removed")
             await anyio.to_thread.run_sync(os.fsync, files[name].fileno())
+        if self._unsynced:
+            await anyio.to_thread.run_sync(self._synced)
         self._unsynced.clear()

@@ -1,7 +1,7 @@
-"""Bytes to records: streams a JSON Lines file, plain or gzip, line by line with physical line numbers.
+"""Lines to records: streams a JSON Lines file with physical line numbers, and judges each line.
 
-Knows aiofiles. Invariants: lines end at LF alone (never at CR, U+2028 or U+0085); at most one block and one line are in
-memory; a line that cannot be asked comes out as a `BadLine` in its place, so counts add up.
+Invariants: a line that cannot be asked comes out as a `BadLine` in its place, and one that is done is counted but not
+parsed, so counts add up.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import aiofiles
-
-from s2a_batch.errors import FailureKind, InputError, JobError
-from s2a_batch.gunzip import Gunzip
-from s2a_batch.records import BadLine, Record
+from s2a_batch.errors import FailureKind, JobError
+from s2a_batch.records import BadLine, Known, Record
+from s2a_batch.textlines import LongLine, blocks_of_lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
     from s2a_batch.job import Fields
     from s2a_batch.keys import KeyIndex
 
-_BLOCK_BYTES: Final = 1 << 18
-# aiofiles hands out 0.9 M lines/s in large blocks, 12 k/s by its own line iteration (925-byte lines, 2 cores).
 MAX_LINE_BYTES: Final = 64 << 20
 MAX_DEPTH: Final = 128
 _RAW_CHARS: Final = 4_000
@@ -48,14 +43,6 @@ _WIDE: Final = {
 _BINARY: Final = (b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1", b"BZh91AY&SY", b"\xfd7zXZ\0")
 
 
-@dataclass(frozen=True, slots=True)
-class _Long:
-    """Stands for a line over the size limit: its first bytes, and its length."""
-
-    head: bytes
-    size_bytes: int
-
-
 class _BadLineError(Exception):
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
@@ -69,32 +56,45 @@ async def records(
     *,
     max_line_bytes: int = MAX_LINE_BYTES,
     reached: Callable[[int], None] = lambda _: None,
-) -> AsyncGenerator[Record | BadLine]:
-    """Yield every non-blank line of the file once, in order.
+) -> AsyncGenerator[Record | BadLine | Known]:
+    """Yield every non-blank line of the file once, in order; those whose record is done are counted, not parsed.
 
     Args:
         path: A JSON Lines file; `.gz` (any number of members) is unpacked on the way.
         fields: Under which names an input object holds its prompt and id.
-        keys: Hands out each line's key.
+        keys: Hands out each line's key, and knows what is done.
         max_line_bytes: A longer line fails; what it takes in memory beyond this is one block.
-        reached: Told with each line up to which byte of the file, packed or not, it has been read.
+        reached: Told up to which byte of the file, packed or not, it has been read.
 
     Raises:
         JobError: The file is missing, or is no JSON Lines at all (UTF-16, a JSON array, another format).
         InputError: Reading failed midway; all complete lines before it were yielded.
     """
     number, first = 0, True
-    async for line, ended in _lines(path, max_line_bytes, reached):
-        number += 1
-        if isinstance(line, _Long):
+    async for block in blocks_of_lines(path, max_line_bytes):
+        known, read = Known(), -block.carried_bytes
+        for line in block.lines:
+            number += 1
+            read += 1 + (line.size_bytes if isinstance(line, LongLine) else len(line))
+            text = line.head if isinstance(line, LongLine) else line.removeprefix(_BOM).strip(_BLANK)
+            if not text:
+                continue
+            if first and not isinstance(line, LongLine):
+                _refuse_other_formats(path, text, ended=block.ended)
             first = False
-            message = f"the line has {line.size_bytes} bytes, the limit is {max_line_bytes}"
-            yield BadLine(keys.key(line.head), number, b"null", None, _text(line.head), "line_too_long", message)
-        elif text := line.removeprefix(_BOM).strip(_BLANK):
-            if first:
-                first = False
-                _refuse_other_formats(path, text, ended=ended)
-            yield _record(text, number, fields, keys.key(text), ended=ended)
+            key, status = keys.meet(text)
+            if status is not None:
+                known.note(status)
+                continue
+            reached(block.position(read))
+            if isinstance(line, LongLine):
+                message = f"the line has {line.size_bytes} bytes, the limit is {max_line_bytes}"
+                yield BadLine(key, number, b"null", None, _text(text), "line_too_long", message)
+            else:
+                yield _record(text, number, fields, key, ended=block.ended)
+        reached(block.end)
+        if known.lines:
+            yield known
 
 
 def _record(line: bytes, number: int, fields: Fields, key: str, *, ended: bool) -> Record | BadLine:
@@ -238,43 +238,3 @@ def _refuse_other_formats(path: Path, line: bytes, *, ended: bool) -> None:
     if array or (line == b"{" and ended):
         what, how = ("a JSON array", "'.[]'") if array else ("JSON over many lines", ".")
         raise JobError(f"{path}: {what}, expected one object a line; hint: jq -c {how} {path.name} > lines.jsonl")
-
-
-async def _lines(
-    path: Path, max_bytes: int, reached: Callable[[int], None]
-) -> AsyncIterator[tuple[bytes | _Long, bool]]:
-    """Physical lines without their LF, and whether the LF was there."""
-    rest, long_bytes, start = b"", 0, 0
-    async for block, end in _blocks(path):
-        *whole, last = block.split(b"\n")
-        read = 0
-        for part in whole:
-            read += len(part) + 1
-            reached(start + (end - start) * read // len(block))
-            line = rest + part
-            size, rest, long_bytes = long_bytes + len(line), b"", 0
-            yield (line if size <= max_bytes else _Long(line[:_RAW_CHARS], size)), True
-        start, rest = end, rest + last
-        if len(rest) + long_bytes > max_bytes:
-            long_bytes, rest = long_bytes + len(rest[_RAW_CHARS:]), rest[:_RAW_CHARS]
-    if rest:
-        reached(start)
-        size = long_bytes + len(rest)
-        yield (rest if size <= max_bytes else _Long(rest[:_RAW_CHARS], size)), False
-
-
-async def _blocks(path: Path) -> AsyncIterator[tuple[bytes, int]]:
-    """Pieces of text, each with the byte of the file that it was read up to."""
-    end, unpack = 0, Gunzip(path) if path.suffix == ".gz" else None
-    try:
-        async with aiofiles.open(path, "rb") as file:
-            while block := await file.read(_BLOCK_BYTES):
-                end += len(block)
-                for part, unused in [(block, 0)] if unpack is None else unpack.feed(block):
-                    yield part, end - unused
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise JobError(f"{path}: cannot read the input: {error.strerror}") from None
-    except OSError as error:
-        raise InputError(f"{path}: reading failed: {error.strerror}; run the same command again") from None
-    if unpack is not None:
-        unpack.end()

@@ -19,6 +19,7 @@ from s2a_batch import linefiles, rundir, source
 from s2a_batch.errors import JobError, LockedError
 from s2a_batch.job import Fields
 from s2a_batch.keys import KeyIndex, line_hash
+from s2a_batch.records import Known
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -127,12 +128,13 @@ def verify(directory: Path, given: Path | None) -> Verdict:
             stack.enter_context(run)
         except LockedError:
             found.running = True
-        results = _read_results(directory, keys, found, only_rewrite=table.get("only") == "rewrite")
+        _read_results(directory, keys, found, only_rewrite=table.get("only") == "rewrite")
+        _find_duplicates(directory, keys, found)
         if not found.running and (found.findings["damaged"].count or found.findings["torn"].count):
-            found.repaired = run.repair()
+            found.repaired = run.repair(trust=False)
         anyio.run(_read_input, path, keys, found)
         found.findings["rewrites_waiting"].count = keys.rewrite_count()
-        if gone := results - found.answered - found.failed:
+        if gone := sum(keys.done().values()) - found.answered - found.failed:
             _find_superseded(directory, keys, found.findings["superseded"], gone)
     return found
 
@@ -148,9 +150,9 @@ def _input_of(directory: Path, job: dict[str, JsonValue]) -> Path:
     return Path(named)
 
 
-def _read_results(directory: Path, keys: KeyIndex, found: Verdict, *, only_rewrite: bool) -> int:
-    """Judge every line of the run's files; returns how many records have a result."""
-    findings, done = found.findings, 0
+def _read_results(directory: Path, keys: KeyIndex, found: Verdict, *, only_rewrite: bool) -> None:
+    """Judge every line of the run's files by itself."""
+    findings = found.findings
     kinds: tuple[tuple[str, Status | None], ...] = (
         (rundir.RESULTS, "answered"),
         (rundir.DEAD_LETTERS, "failed"),
@@ -168,28 +170,36 @@ def _read_results(directory: Path, keys: KeyIndex, found: Verdict, *, only_rewri
                 findings["mismatched"].add(f"{name}:{number}")
             if status is None:
                 keys.add_rewrites([(key, offset)])
-            elif keys.add_done([key], status):
-                done += 1
-            elif status != "rewritten":
-                findings["duplicates"].add(f"{name}:{number}")
+            else:
+                keys.add_done([key], status)
         # Beside a run the end of a file is half written at times.
         if not found.running and (directory / name).exists() and (directory / name).stat().st_size > end:
             findings["torn"].add(name)
-    return done
+
+
+def _find_duplicates(directory: Path, keys: KeyIndex, found: Verdict) -> None:
+    """Results of a record that has one already; a dead letter beside an answer is one."""
+    damaged = found.findings["damaged"].count
+    for name in rundir.LINE_FILES[:2]:
+        for number, (_, line) in enumerate(linefiles.lines(directory / name), 1):
+            if not (linefiles.whole(line) if damaged else linefiles.is_sound(line)):
+                continue
+            if keys.meet_key(linefiles.key_of(line)):
+                found.findings["duplicates"].add(f"{name}:{number}")
+    keys.begin_pass()
 
 
 async def _read_input(path: Path, keys: KeyIndex, found: Verdict) -> None:
     # Under which names a line holds its prompt and id changes nothing of its key.
     async with aclosing(source.records(path, Fields(), keys)) as records:
         async for record in records:
-            found.lines += 1
-            status = keys.done_as(record.key)
-            if status is None:
-                found.findings["pending"].add(str(record.line))
-            elif status == "failed":
-                found.failed += 1
+            if isinstance(record, Known):
+                found.lines += record.lines
+                found.failed += record.failed
+                found.answered += record.lines - record.failed
             else:
-                found.answered += 1
+                found.lines += 1
+                found.findings["pending"].add(str(record.line))
 
 
 def _find_superseded(directory: Path, keys: KeyIndex, finding: Finding, count: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -23,7 +23,7 @@ from s2a_batch.assembly import Assembly, Parts, check_setup
 from s2a_batch.errors import BudgetError, Drained, OutputError, StopRun
 from s2a_batch.keys import KeyIndex
 from s2a_batch.pipeline import FinishedRewrite, dead_letter, written
-from s2a_batch.records import BadLine, Record
+from s2a_batch.records import BadLine, Known, Record
 from s2a_batch.report import Tally
 from s2a_batch.resume import Resume, check_paths
 from s2a_batch.rundir import DEAD_LETTERS, LINE_FILES, RESULTS, REWRITES, RunDirectory
@@ -115,7 +115,7 @@ class _Worker:
         self._taken = self._met = 0
         self._done_before = 0
         self._resume = Resume(job, options, directory, keys, say)
-        self._sink = Sink(directory.path, LINE_FILES, fsync_s=job.fsync_s)
+        self._sink = Sink(directory.path, LINE_FILES, fsync_s=job.fsync_s, synced=directory.note_synced)
 
     async def run(self, watch: Callable[[Live], Coroutine[None, None, None]], environ: Mapping[str, str]) -> Finished:
         self._live = Live(self._tally, anyio.current_time())
@@ -172,23 +172,23 @@ class _Worker:
 
     async def _pending(self) -> AsyncGenerator[Record | BadLine]:
         """The input's records that have no result yet, counted as they are read."""
-        try:
-            # A pipe has no size.
-            self._tally.total_bytes = (await anyio.Path(self._job.input).stat()).st_size or None
-        except OSError:
-            self._tally.total_bytes = None
-        reached = self._tally.reached
-        async with aclosing(source.records(self._job.input, self._job.fields, self._keys, reached=reached)) as found:
+        with suppress(OSError):
+            self._tally.total_bytes = (await anyio.Path(self._job.input).stat()).st_size or None  # a pipe has none
+        job, reached = self._job, self._tally.reached
+        async with aclosing(source.records(job.input, job.fields, self._keys, reached=reached)) as found:
             async for record in found:
-                status = self._keys.done_as(record.key)
-                if self._drain.is_set() or (status is None and self._taken == self._options.limit):
-                    self._tally.lines += 1
+                if isinstance(record, Known):
+                    self._tally.skip(record)
+                else:
+                    self._tally.read()
+                    if self._drain.is_set() or self._taken == self._options.limit:
+                        return
+                    self._met += 1
+                    if self._met % self._options.every == 0:
+                        self._taken += 1
+                        yield record
+                if self._drain.is_set():
                     return
-                self._tally.read(status)
-                self._met += status is None
-                if status is None and self._met % self._options.every == 0:
-                    self._taken += 1
-                    yield record
         self._read_all = True
 
     async def _feed(
