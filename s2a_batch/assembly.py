@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from s2a_batch.bounds import Limits
     from s2a_batch.job import Job, StageJob
-    from s2a_batch.records import StageName
+    from s2a_batch.records import StageName, Status
     from s2a_batch.report import Tally
 
 # Record tasks for each open request. In virtual time over five workloads c1 + c2 tasks equal two worker pools joined by
@@ -138,7 +138,7 @@ class Assembly:
 
     @asynccontextmanager
     async def parts(
-        self, fingerprint: str, rewrite_fingerprint: str, save_rewrite: Callable[[bytes], Awaitable[None]]
+        self, fingerprint: str, rewrite_fingerprint: str, write: Callable[[Status, bytes], Awaitable[None]]
     ) -> AsyncIterator[Parts]:
         """The parts, open while the context lasts; an embedded model server runs as long."""
         job = self._job
@@ -155,7 +155,7 @@ class Assembly:
                 answer_job=job.answer,
                 fingerprint=fingerprint,
                 rewrite_fingerprint=rewrite_fingerprint,
-                save_rewrite=save_rewrite,
+                write=write,
             )
             shared = self._limiters.values()
             yield Parts(pipeline, tuple(s.limiter for s in shared), self._tasks())

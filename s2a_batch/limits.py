@@ -1,13 +1,12 @@
 """What one account and model may have at a time and in a minute: open requests, requests, tokens, shared pauses.
 
-Knows anyio's clock. Invariants: a slot is held only while a request is open; what is started gets finished, so a lane
-made earlier goes first; a wait that the server names holds back everyone, once; while the endpoint is down one request
-at a time asks whether it is back.
+Knows anyio's clock. Invariants: a slot is held only while a request is open or its reply unwritten; what is started
+gets finished, so a lane made earlier goes first; a wait that the server names holds back everyone, once; while the
+endpoint is down one request at a time asks whether it is back.
 """
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from s2a_batch.errors import Drained
+from s2a_batch.headers import number, seconds
 from s2a_batch.pace import Bucket, LearntRate, Taken
 
 if TYPE_CHECKING:
@@ -58,17 +58,28 @@ class _Waiter:
 class Slot:
     """A permission to have one request open; tells the limiter how it went.
 
+    A request whose reply is paid for counts as open until that is written, so that a kill loses no more than these.
+
     Attributes:
         started: When it was given, on anyio's clock.
         waited_s: Seconds it was waited for.
+        kept: Stay taken after the block, until `release`.
     """
 
-    def __init__(self, limiter: Limiter, taken: Taken, one: Taken, *, waited_s: float) -> None:
+    def __init__(self, limiter: Limiter, lane: Lane, taken: Taken, one: Taken, *, waited_s: float) -> None:
         self._limiter = limiter
+        self._lane: Lane | None = lane
+        self.kept = False
         self._taken = taken
         self._one = one
         self.started = one.at
         self.waited_s = waited_s
+
+    def release(self) -> None:
+        """Give the slot back, if that has not been done."""
+        if self._lane is not None:
+            self._limiter.leave(self._lane)
+            self._lane = None
 
     def succeeded(self, used_tokens: int, headers: Mapping[str, str] | None = None) -> None:
         """The request was answered; `used_tokens` (0: unknown) correct the estimate, the headers may tell limits."""
@@ -133,7 +144,7 @@ class Limiter:
 
     @asynccontextmanager
     async def slot(self, lane: Lane, tokens: float) -> AsyncIterator[Slot]:
-        """Hold a slot while a request is open.
+        """Hold a slot while a request is open, or longer when it is kept.
 
         Args:
             lane: The stage's lane.
@@ -144,12 +155,18 @@ class Limiter:
         """
         asked = anyio.current_time()
         taken, one = await self._admit(lane, tokens)
+        slot = Slot(self, lane, taken, one, waited_s=one.at - asked)
         try:
-            yield Slot(self, taken, one, waited_s=one.at - asked)
+            yield slot
         finally:
-            self.open -= 1
-            lane.open -= 1
-            self._nudge()
+            if not slot.kept:
+                slot.release()
+
+    def leave(self, lane: Lane) -> None:
+        """One request of this lane is no longer open."""
+        self.open -= 1
+        lane.open -= 1
+        self._nudge()
 
     def note_success(self, one: Taken, headers: Mapping[str, str]) -> None:
         """A request was answered: the endpoint is up, and more may be open."""
@@ -224,11 +241,11 @@ class Limiter:
     def _heed(self, headers: Mapping[str, str]) -> None:
         """Learn limits that the job does not give, and wait where a budget is used up."""
         for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
-            limit = _number(headers.get(f"x-ratelimit-limit-{name}"))
+            limit = number(headers.get(f"x-ratelimit-limit-{name}"))
             if bucket.limit is None and limit:
                 bucket.limit = limit
-            left = _number(headers.get(f"x-ratelimit-remaining-{name}"))
-            reset_s = _seconds(headers.get(f"x-ratelimit-reset-{name}"))
+            left = number(headers.get(f"x-ratelimit-remaining-{name}"))
+            reset_s = seconds(headers.get(f"x-ratelimit-reset-{name}"))
             if left is not None and left <= 0 and reset_s is not None and reset_s <= _LONGEST_RESET_S:
                 self.paused_until = max(self.paused_until, anyio.current_time() + reset_s)
 
@@ -271,21 +288,3 @@ class Limiter:
         waiter = self._next()
         if waiter is not None:
             waiter.wake.set()
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
-
-
-def _seconds(text: str | None) -> float | None:
-    """Seconds of `12`, `0.5`, `250ms`, `6m0s`, `1h2m3.5s`; None for anything else."""
-    if (plain := _number(text)) is not None:
-        return plain
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-    parts = re.findall(r"([\d.]+)(ms|h|m|s)", text or "")
-    if not parts or "".join(map("".join, parts)) != text:
-        return None
-    return sum(float(number) * units[unit] for number, unit in parts)

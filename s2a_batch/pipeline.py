@@ -1,7 +1,8 @@
 """A record's way through both stages: record in, outcome out.
 
 Invariants: the answer stage sees the rewrite and, unless the job keeps it, nothing of the prompt; a finished rewrite is
-saved before its answer is asked for; a bug in one record becomes that record's dead letter.
+written before its answer is asked for; a reply holds its slot until it is written; a bug in one record becomes that
+record's dead letter.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Pipeline:
         answer_job: How stage 2 asks.
         fingerprint: Of the settings; goes into every result.
         rewrite_fingerprint: Of those that can change a rewrite; goes into every saved one.
-        save_rewrite: Called with the line of a finished rewrite before the answer is asked for.
+        write: Puts the line of a record that is now answered, failed or rewritten on the disk.
     """
 
     def __init__(  # noqa: PLR0913  the parts of the design, each once
@@ -52,7 +53,7 @@ class Pipeline:
         answer_job: AnswerJob,
         fingerprint: str,
         rewrite_fingerprint: str,
-        save_rewrite: Callable[[bytes], Awaitable[None]],
+        write: Callable[[Status, bytes], Awaitable[None]],
     ) -> None:
         self._rewrite = rewrite
         self._answer = answer
@@ -60,24 +61,53 @@ class Pipeline:
         self._answer_job = answer_job
         self._fingerprint = fingerprint
         self._rewrite_fingerprint = rewrite_fingerprint
-        self._save_rewrite = save_rewrite
+        self._write = write
 
     async def process(self, record: Record, finished: FinishedRewrite | None) -> Outcome | None:
-        """Carry one record through.
+        """Carry one record through, and write what comes of it.
 
         Args:
             record: What to ask.
             finished: Its rewrite, when an earlier execution paid for it.
 
         Returns:
-            What became of it; None when the run stops after stage 1 and the rewrite is saved.
+            What became of it; None when the run stops after stage 1.
 
         Raises:
-            Drained: The record stays pending; a finished rewrite is saved.
+            Drained: The record stays pending; a finished rewrite is written.
             StopRun: The run cannot go on; the record stays pending.
         """
-        line = _Line(record, self._fingerprint, datetime.now(UTC), anyio.current_time())
-        line.rewrite = finished
+        line = _Line(record, self._fingerprint, datetime.now(UTC), anyio.current_time(), finished)
+        try:
+            outcome = await self._outcome(line)
+            return None if outcome is None else await self.settle(record, outcome)
+        finally:
+            if line.trail is not None:
+                line.trail.release()
+
+    async def settle(self, record: Record | BadLine, outcome: Outcome) -> Outcome:
+        """Write what became of a record; an answer that is no JSON, as a user's class may make it, is a dead letter."""
+        try:
+            data = result_line(record, outcome)
+        except ValueError as error:
+            message = f"the answer is no JSON: {type(error).__name__}"
+            fault = RecordFault(kind="bug", message=message, stage="answer", line=record.line)
+            outcome = outcome.model_copy(update={"status": "failed", "answer": None, "error": fault})
+            data = result_line(record, outcome)
+        await self._write(outcome.status, data)
+        return outcome
+
+    def dead_letter(self, bad: BadLine) -> Outcome:
+        """What becomes of an input line that cannot be asked."""
+        return Outcome(
+            status="failed",
+            error=RecordFault(kind=bad.kind, message=bad.message, stage="input", line=bad.line),
+            fingerprint=self._fingerprint,
+            started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            seconds=0,
+        )
+
+    async def _outcome(self, line: _Line) -> Outcome | None:
         try:
             if line.rewrite is None:
                 line.rewrite = await self._rewritten(line)
@@ -98,17 +128,20 @@ class Pipeline:
         messages = prompts.rewrite_messages(
             record.prompt, preset=job.preset, instructions=job.instructions, examples=job.examples
         )
-        line.stage, line.trail = self._rewrite, Trail(anyio.current_time())
-        reply = await self._rewrite.run(messages, line.trail)
+        line.stage, line.trail = self._rewrite, (trail := Trail(anyio.current_time()))
+        reply = await self._rewrite.run(messages, trail)
         if isinstance(reply, str):
             raise RecordError("invalid_reply", "the rewrite came as plain text")
         parts = reply.model_dump()
-        audit = self._rewrite.audit(line.trail)
-        rewrite = Rewrite(**parts, raw=line.trail.text)
+        audit = self._rewrite.audit(trail)
+        rewrite = Rewrite(**parts, raw=trail.text)
         done = FinishedRewrite(rewrite, audit, checks.judge_rewrite(record.prompt, rewrite))
         line.rewrite, line.trail = done, None
         saved = line.outcome("rewritten").model_copy(update={"fingerprint": self._rewrite_fingerprint})
-        await self._save_rewrite(result_line(record, saved))
+        try:
+            await self._write("rewritten", result_line(record, saved))
+        finally:
+            trail.release()
         return done
 
     async def _answered(self, stage: Stage, line: _Line) -> JsonValue:
@@ -124,17 +157,6 @@ class Pipeline:
         line.stage, line.trail = stage, Trail(anyio.current_time())
         reply = await stage.run(messages, line.trail)
         return {"answer": reply} if isinstance(reply, str) else reply.model_dump(mode="json")
-
-
-def dead_letter(bad: BadLine, fingerprint: str) -> Outcome:
-    """What becomes of an input line that cannot be asked."""
-    return Outcome(
-        status="failed",
-        error=RecordFault(kind=bad.kind, message=bad.message, stage="input", line=bad.line),
-        fingerprint=fingerprint,
-        started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        seconds=0,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,15 +228,3 @@ def shown_examples(job: AnswerJob) -> prompts.Examples:
         return "none"
     shown: dict[str, prompts.Examples] = {"text": "text", "bool": "bool", "int": "number", "float": "number"}
     return shown[job.type]
-
-
-def written(record: Record | BadLine, outcome: Outcome) -> tuple[Outcome, bytes]:
-    """An outcome as its line; one that is no JSON, as a user's own class may make it, becomes a dead letter."""
-    try:
-        return outcome, result_line(record, outcome)
-    except ValueError as error:
-        fault = RecordFault(
-            kind="bug", message=f"the answer is no JSON: {type(error).__name__}", stage="answer", line=record.line
-        )
-        failed = outcome.model_copy(update={"status": "failed", "answer": None, "error": fault})
-        return failed, result_line(record, failed)

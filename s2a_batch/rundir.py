@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from s2a_batch.keys import KeyIndex
+    from s2a_batch.records import Status
 
 RESULTS: Final = "results.jsonl"
 DEAD_LETTERS: Final = "dead_letters.jsonl"
 REWRITES: Final = "rewrites.jsonl"
 MANIFEST: Final = "run.json"
 LINE_FILES: Final = (RESULTS, DEAD_LETTERS, REWRITES)
+FILES: Final[dict[Status, str]] = {"answered": RESULTS, "failed": DEAD_LETTERS, "rewritten": REWRITES}
+"""Where the line of a record with this status stands."""
 _HALF: Final = ".part"
 _LOCK: Final = ".lock"
 _SYNCED: Final = ".synced"

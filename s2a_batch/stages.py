@@ -53,6 +53,7 @@ class Trail:
     attempts: list[Attempt] = field(default_factory=list)
     text: str = ""
     model_answered: str | None = None
+    slot: Slot | None = None
 
     def __post_init__(self) -> None:
         self.free_at = self.started
@@ -62,6 +63,12 @@ class Trail:
         self.attempts.append(attempt)
         if reply is not None:
             self.text, self.model_answered = reply.text, reply.model
+
+    def release(self) -> None:
+        """The last reply is written, or of no more use: another request may be open in its stead."""
+        if self.slot is not None:
+            self.slot.release()
+            self.slot = None
 
     def counted(self) -> int:
         """Attempts that count against the bound: neither a rate limit nor an outage is the record's fault."""
@@ -94,7 +101,8 @@ class Stage:
 
         Args:
             messages: As they go out first.
-            trail: Filled on the way, also when this raises; a cancellation leaves the attempts finished so far.
+            trail: Filled on the way, also when this raises; a cancellation leaves the attempts finished so far. It
+                holds the slot of the last reply, which the caller releases once that is written.
 
         Raises:
             RecordError: The record is lost.
@@ -153,6 +161,7 @@ class Stage:
 
         One that stops the run or is cancelled is counted, but in no audit: its record stays pending.
         """
+        trail.release()
         async with self._slot(request) as slot:
             self.meter.admit()
             if not trail.attempts:
@@ -164,6 +173,7 @@ class Stage:
             self.tally.open += 1
             try:
                 reply = await self.client.send(request)
+                slot.kept, trail.slot = True, slot
                 self.health.note_success()
             except AttemptError as error:
                 fault = error

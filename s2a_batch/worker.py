@@ -22,11 +22,11 @@ from s2a_batch import source
 from s2a_batch.assembly import Assembly, Parts, check_setup
 from s2a_batch.errors import BudgetError, Drained, OutputError, StopRun
 from s2a_batch.keys import KeyIndex
-from s2a_batch.pipeline import FinishedRewrite, dead_letter, written
+from s2a_batch.pipeline import FinishedRewrite
 from s2a_batch.records import BadLine, Known, Record
 from s2a_batch.report import Tally
 from s2a_batch.resume import Resume, check_paths
-from s2a_batch.rundir import DEAD_LETTERS, LINE_FILES, RESULTS, REWRITES, RunDirectory
+from s2a_batch.rundir import FILES, LINE_FILES, RunDirectory
 from s2a_batch.sink import Sink
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from s2a_batch.job import Job
     from s2a_batch.limits import Limiter
-    from s2a_batch.records import Outcome, Summary
+    from s2a_batch.records import Status, Summary
     from s2a_batch.resume import Options
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -146,7 +146,7 @@ class _Worker:
             if first is None:
                 return
             async with anyio.create_task_group() as writing:
-                writing.start_soon(self._write)
+                writing.start_soon(self._run_sink)
                 try:
                     with self._scope:
                         await self._through(first, pending, assembly)
@@ -158,7 +158,7 @@ class _Worker:
     ) -> None:
         try:
             of_all, of_rewrites = self._resume.fingerprint, self._resume.rewrite_fingerprint
-            async with assembly.parts(of_all, of_rewrites, self._save_rewrite) as parts:
+            async with assembly.parts(of_all, of_rewrites, self._write) as parts:
                 self._live.limiters = parts.limiters
                 # The libraries' objects stay: to look through them takes 90 ms each time, in which no request starts.
                 gc.freeze()
@@ -217,23 +217,19 @@ class _Worker:
                     self._stop(error)
 
     async def _one(self, record: Record | BadLine, parts: Parts) -> None:
+        pipeline = parts.pipeline
         if isinstance(record, BadLine):
-            outcome: Outcome | None = dead_letter(record, self._resume.fingerprint)
-        else:
-            offset = self._keys.rewrite_offset(record.key)
-            line = None if offset is None else await anyio.to_thread.run_sync(self._directory.rewrite_line, offset)
-            made_by = self._resume.rewrite_fingerprint
-            finished = None if line is None else FinishedRewrite.from_line(line, made_by)
-            outcome = await parts.pipeline.process(record, finished)
-        if outcome is not None:
-            outcome, line = written(record, outcome)
-            await self._sink.append(DEAD_LETTERS if outcome.error is not None else RESULTS, line)
-        self._tally.note(outcome)
+            self._tally.note(await pipeline.settle(record, pipeline.dead_letter(record)))
+            return
+        offset = self._keys.rewrite_offset(record.key)
+        line = None if offset is None else await anyio.to_thread.run_sync(self._directory.rewrite_line, offset)
+        finished = None if line is None else FinishedRewrite.from_line(line, self._resume.rewrite_fingerprint)
+        self._tally.note(await pipeline.process(record, finished))
 
-    async def _save_rewrite(self, line: bytes) -> None:
-        await self._sink.append(REWRITES, line)
+    async def _write(self, status: Status, line: bytes) -> None:
+        await self._sink.append(FILES[status], line)
 
-    async def _write(self) -> None:
+    async def _run_sink(self) -> None:
         try:
             await self._sink.run()
         except OutputError as error:

@@ -20,7 +20,7 @@ HOMES = {
     "httpx2": {"transport"},
     "instructor": {"asker"},
     "tenacity": {"retry"},
-    "aiofiles": {"source", "sink"},
+    "aiofiles": {"textlines", "sink"},
     "genai_prices": {"prices"},
     "rapidfuzz": {"checks"},
     "jsonschema_rs": {"answers"},

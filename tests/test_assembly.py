@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from s2a_batch.job import Job
+    from s2a_batch.records import Status
     from tests.server import Plan, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +34,7 @@ def assembly(job: Job, environ: Mapping[str, str] = KEYS, tally: Tally | None = 
     return Assembly(job, environ=environ, drain=anyio.Event(), tally=tally or Tally(), say=print)
 
 
-async def keep(line: bytes) -> None:
+async def keep(_: Status, line: bytes) -> None:
     json.loads(line)
 
 

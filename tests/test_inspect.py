@@ -166,13 +166,13 @@ async def test_a_dry_run_finds_what_a_run_would_find(finished: Path) -> None:
     assert fresh.prompt_tokens == round(sum(len(json.loads(row)["prompt"]) for row in ROWS[:7]) / 3.5)
     job = Job.model_validate({**table, "output": finished})
     again = await dry_run(job, Options(), {})
-    assert (again.pending, again.done, again.requests, again.prompt_tokens) == (0, 7, 0, 0)
+    assert (again.pending, again.done, again.requests, again.prompt_tokens) == (0, 8, 0, 0)
     again = await dry_run(job, Options(retry_failed=True), {})
     assert (again.pending, again.done, again.requests) == (1, 6, 1), "its rewrite is there"
     anew = await dry_run(job, Options(fresh=True, limit=3), {})
     assert (anew.pending, anew.done, anew.requests) == (7, 0, 6)
     alone = await dry_run(Job.model_validate({**table, "output": finished, "only": "rewrite"}), Options(), {})
-    assert (alone.pending, alone.done, alone.requests) == (0, 7, 0)
+    assert (alone.pending, alone.done, alone.requests) == (0, 8, 0)
 
 
 @pytest.mark.anyio
@@ -200,7 +200,7 @@ async def test_a_dry_run_refuses_changed_settings_as_a_run_does(finished: Path) 
     job = Job.model_validate({**table, "output": finished})
     with pytest.raises(JobError, match=r'other settings[\s\S]*rewrite\.model: "m" -> "another"[\s\S]*--accept-changes'):
         await dry_run(job, Options(), {})
-    assert (await dry_run(job, Options(accept_changes=True), {})).done == 7
+    assert (await dry_run(job, Options(accept_changes=True), {})).done == 8
     assert (await dry_run(job, Options(fresh=True), {})).done == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from s2a_batch.errors import (
     UnusableReply,
 )
 from s2a_batch.job import AnswerJob, RewriteJob
-from s2a_batch.pipeline import FinishedRewrite, Pipeline, written
+from s2a_batch.pipeline import FinishedRewrite, Pipeline
 from s2a_batch.records import LINE_PREFIX, Outcome, Usage, result_line
 from tests.fakes import FakeClient, Scripted, a_limiter, a_record, a_stage, in_virtual_time, usage
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from s2a_batch.client import Request
+    from s2a_batch.records import Status
     from tests import server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -50,9 +52,12 @@ class Way:
     ) -> None:
         self.client = client
         self.saved: list[tuple[int, bytes]] = []
+        self.written: list[tuple[Status, bytes]] = []
+        self.open_at_writes: list[int] = []
         self.save_error = save_error
         rewrite, answer = rewrite or RewriteJob(model="m1"), answer or AnswerJob(model="m1")
-        limiter, retry = a_limiter(drain=drain), Retry(backoff_s=1e-9)
+        self.limiter = limiter = a_limiter(drain=drain)
+        retry = Retry(backoff_s=1e-9)
         stage2 = a_stage(client, name="answer", job=answer, model=None, limiter=limiter, retry=retry, drain=drain)
         stage1 = a_stage(client, name="rewrite", job=rewrite, limiter=limiter, retry=retry, drain=drain)
         self.tallies = stage1.tally, stage2.tally
@@ -63,14 +68,19 @@ class Way:
             answer_job=answer,
             fingerprint="f" * 12,
             rewrite_fingerprint="of rewrites",
-            save_rewrite=self.save,
+            write=self.write,
         )
 
-    async def save(self, line: bytes) -> None:
-        """Keep the line, with how many requests came before it."""
+    async def write(self, status: Status, line: bytes) -> None:
+        """Keep the line, a rewrite's with how many requests came before it, and how many slots are taken."""
         if self.save_error is not None:
             raise self.save_error
-        self.saved.append((len(self.client.requests), line))
+        await anyio.sleep(1)
+        self.open_at_writes.append(self.limiter.open)
+        if status == "rewritten":
+            self.saved.append((len(self.client.requests), line))
+        else:
+            self.written.append((status, line))
 
     async def go(self, prompt: str = "[[r-1]] so?", finished: FinishedRewrite | None = None) -> Outcome:
         """The outcome of one record."""
@@ -103,7 +113,7 @@ async def test_a_record_goes_through_both_stages() -> None:
     assert found.stages.answer is not None
     assert found.stages.rewrite.usage == Usage(input_tokens=10, output_tokens=5)
     assert found.stages.answer.usage == Usage(input_tokens=3, output_tokens=2)
-    assert found.seconds == pytest.approx(4)
+    assert found.seconds == pytest.approx(5), "with the second that writing the rewrite took"
     assert (found.fingerprint, found.error) == ("f" * 12, None)
 
 
@@ -359,11 +369,31 @@ async def test_a_rewrite_of_other_settings_is_not_used() -> None:
     assert FinishedRewrite.from_line(line, "of other rewrites") is None
 
 
-def test_an_answer_that_is_no_json_is_a_dead_letter() -> None:
+async def test_an_answer_that_is_no_json_is_a_dead_letter() -> None:
     """A class of the user's own may make anything of a reply; the file must stay JSON, and the others go on."""
     fine = Outcome(status="answered", answer={"answer": "yes"}, fingerprint="f", started_at="now", seconds=1)
-    record = a_record()
-    assert written(record, fine) == (fine, result_line(record, fine))
-    outcome, line = written(record, fine.model_copy(update={"answer": {"answer": "\ud83d"}}))
+    way, record = Way(FakeClient([])), a_record()
+    assert await way.pipeline.settle(record, fine) == fine
+    outcome = await way.pipeline.settle(record, fine.model_copy(update={"answer": {"answer": "\ud83d"}}))
     assert (outcome.status, outcome.error and outcome.error.kind) == ("failed", "bug")
-    assert json.loads(line)["answer"] is None
+    assert way.written[0] == ("answered", result_line(record, fine))
+    assert way.written[1][0] == "failed"
+    assert json.loads(way.written[1][1])["answer"] is None
+
+
+async def test_a_reply_counts_as_open_until_it_is_written() -> None:
+    """After kill -9 what came back and was not yet written is paid again: no more than may be open at all."""
+    way = Way(FakeClient([{}, {"content": "{}"}, {}]), answer=AnswerJob(model="m1", type="int"))
+    await way.go()
+    assert way.open_at_writes == [1, 1]
+    assert (way.limiter.open, len(way.saved), len(way.written)) == (0, 1, 1)
+
+
+@pytest.mark.parametrize("error", [OutputError("disk full"), RequestRefused("bad_request", "no")])
+async def test_a_slot_is_given_back_whatever_ends_the_record(error: Exception) -> None:
+    """A slot that is lost makes the run slower for the rest of the night, and in the end stands still."""
+    stops = isinstance(error, OutputError)
+    way = Way(FakeClient([{}, {} if stops else error]), save_error=error if stops else None)
+    with pytest.raises(OutputError) if stops else contextlib.nullcontext():
+        await way.go()
+    assert way.limiter.open == 0

@@ -26,6 +26,7 @@ from s2a_batch.records import (
     Attempt,
     BadLine,
     Check,
+    Known,
     Outcome,
     Record,
     RecordFault,
@@ -68,7 +69,9 @@ def read(line: bytes) -> Record | BadLine:
     async def first(path: Path) -> Record | BadLine:
         with KeyIndex() as keys:
             async with aclosing(source.records(path, Fields(), keys)) as records:
-                return await anext(records)
+                record = await anext(records)
+                assert not isinstance(record, Known)
+                return record
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "in.jsonl"

@@ -19,7 +19,7 @@ from s2a_batch import source
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.job import Fields
 from s2a_batch.keys import KeyIndex
-from s2a_batch.records import BadLine, Record
+from s2a_batch.records import BadLine, Known, Record
 
 BLOCK = 1 << 20
 Found = list[Record | BadLine]
@@ -38,7 +38,7 @@ def collect(path: Path, found: Found, fields: Fields | None = None, limit: int =
     async def all_of() -> None:
         with KeyIndex() as keys:
             async with aclosing(source.records(path, fields or Fields(), keys, max_line_bytes=limit)) as records:
-                found.extend([record async for record in records])
+                found.extend([record async for record in records if not isinstance(record, Known)])
 
     asyncio.run(all_of())
 
