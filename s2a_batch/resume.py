@@ -95,7 +95,7 @@ class Resume:
         if aside is not None:
             self._say(f"the earlier run was set aside in {self._directory.path / aside}")
         self._settle()
-        for note in self._directory.repair():
+        for note in self._directory.cut_tails():
             self._say(note)
         if self._options.retry_failed and (aside := self._directory.set_dead_letters_aside()):
             self._say(f"failed records are pending again; their dead letters are kept in {aside}")
@@ -109,7 +109,7 @@ class Resume:
             return self._directory.read_done(self._keys, only_rewrite=only_rewrite)
         except DamagedLineError:
             self._keys.clear()
-            for note in self._directory.repair(trust=False):
+            for note in self._directory.repair():
                 self._say(note)
             return self._directory.read_done(self._keys, only_rewrite=only_rewrite)
 

@@ -131,7 +131,7 @@ def verify(directory: Path, given: Path | None) -> Verdict:
         _read_results(directory, keys, found, only_rewrite=table.get("only") == "rewrite")
         _find_duplicates(directory, keys, found)
         if not found.running and (found.findings["damaged"].count or found.findings["torn"].count):
-            found.repaired = run.repair(trust=False)
+            found.repaired = run.repair()
         anyio.run(_read_input, path, keys, found)
         found.findings["rewrites_waiting"].count = keys.rewrite_count()
         if gone := sum(keys.done().values()) - found.answered - found.failed:
