@@ -16,9 +16,9 @@ from s2a_batch.answers import RewriteReply, answer_model
 from s2a_batch.asker import Asker
 from s2a_batch.budget import Meter, Spending
 from s2a_batch.client import Endpoint
+from s2a_batch.credentials import Secrets, check_secrets, secrets_of
 from s2a_batch.errors import JobError
 from s2a_batch.job import OPENAI_URL, is_embedded
-from s2a_batch.jobfile import Secrets, check_secrets, secrets_of
 from s2a_batch.limits import Limiter
 from s2a_batch.pipeline import Pipeline
 from s2a_batch.prices import prices_of

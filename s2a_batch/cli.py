@@ -216,8 +216,11 @@ def verify(
 
 def _run(job: Job, how: Options, screen: Screen) -> int:
     """Run it, say how it ended, and return its exit status."""
+    from s2a_batch import credentials
     from s2a_batch.worker import run_job
 
+    for line in credentials.warnings(job):
+        screen.say(line)
     found = run_job(job, how, say=screen.say, watch=screen.watch)
     screen.finished(found, job.output)
     return found.exit_status
@@ -237,8 +240,11 @@ def _sampled(job: Job, how: Options, found: Survey, screen: Screen) -> Estimate:
 def _dry_run(job: Job, how: Options, screen: Screen) -> None:
     import anyio
 
+    from s2a_batch import credentials
     from s2a_batch.inspect import dry_run
 
+    for line in credentials.warnings(job):
+        screen.say(line)
     found = anyio.run(functools.partial(dry_run, job, how, os.environ))
     screen.preview(found, job.input)
     if found.cut_short:

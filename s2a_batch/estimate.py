@@ -217,7 +217,7 @@ def _seconds(job: Job, stages: dict[StageName, StageEstimate]) -> Range | None:
     """The slowest of the accounts: each works under its own limits, beside the others."""
     accounts: dict[tuple[str | None, ...], list[StageName]] = {}
     for name, stage in job.stages().items():
-        place = (stage.base_url or OPENAI_URL, stage.api_key_env, stage.model)
+        place = (stage.base_url or OPENAI_URL, stage.api_key_env or str(stage.api_key_file), stage.model)
         accounts.setdefault(place, []).append(name)
     found = [_account_s(job, [(job.stages()[name], stages[name]) for name in names]) for names in accounts.values()]
     known = [seconds for seconds in found if seconds is not None]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from s2a_batch import embedded, linefiles, resume, rundir, source
 from s2a_batch.answers import answer_model
+from s2a_batch.credentials import check_secrets
 from s2a_batch.errors import InputError, JobError
-from s2a_batch.jobfile import check_secrets
 from s2a_batch.keys import KeyIndex
 from s2a_batch.prices import prices_of
 from s2a_batch.records import BadLine

@@ -1,7 +1,7 @@
 """The job: what to run, as frozen models with defaults, bounds and units.
 
-Knows pydantic. Invariants: a job holds no key, only the names of variables that hold keys; no model name is a default
-here; what can change an answer is in `settings()`, and nothing else is.
+Knows pydantic. Invariants: a job holds no key, only the names of variables and files that hold keys; no model name is a
+default here; what can change an answer is in `settings()`, and nothing else is.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ EMBEDDED: Final = "embedded"
 OPENAI_URL: Final = "https://api.openai.com/v1"
 OPENAI_KEY: Final = "OPENAI_API_KEY"
 _SHOWN_CHARS: Final = 60
+_KEY_PLACES: Final = frozenset({"api_key_env", "api_key_file"})
+_TWO_KEYS: Final = "give api_key_env or api_key_file, not both; one place holds the key"
 
 Mode = Literal["json_schema", "tools", "json", "md_json"]
 Preset = Literal["unbiased", "relevance", "question"]
@@ -56,11 +58,12 @@ class Fields(Table):
 
 
 class StageJob(Table):
-    """What both stages have. A None of model, base_url, api_key_env is filled from the job's top level."""
+    """What both stages have. A None of model, base_url and the key's place is filled from the job's top level."""
 
     model: str | None = None
     base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
     api_key_env: Variable | None = None
+    api_key_file: Path | None = Field(default=None, description="In place of api_key_env.")
     headers_env: dict[str, Variable] = Field(default={}, description="Header name -> variable that holds its value.")
     mode: Mode = "json_schema"
     strict: bool = Field(default=True, description="Ask the server to hold the schema strictly.")
@@ -78,14 +81,16 @@ class StageJob(Table):
     price: Price | None = Field(default=None, description="In place of the job's and of the price list.")
 
     @model_validator(mode="after")
-    def _one_token_bound(self) -> StageJob:
+    def _one_of_two(self) -> StageJob:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("give max_tokens or max_completion_tokens, not both; servers take one of them")
+        if self.api_key_env is not None and self.api_key_file is not None:
+            raise ValueError(_TWO_KEYS)
         return self
 
     def settings(self) -> dict[str, JsonValue]:
         """What of this stage can change a result."""
-        places = {"base_url", "api_key_env", "headers_env", "open_requests", "limits", "price"}
+        places = {"base_url", "api_key_env", "api_key_file", "headers_env", "open_requests", "limits", "price"}
         found = self.model_dump(mode="json", by_alias=True, exclude=places)
         if _is_local(self.model):  # a model file counts by its name, wherever it lies
             found["model"] = Path(str(self.model)).name
@@ -133,6 +138,7 @@ class Job(Table):
     model: str | None = None
     base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
     api_key_env: Variable | None = None
+    api_key_file: Path | None = Field(default=None, description="In place of api_key_env.")
     only: Literal["rewrite"] | None = Field(default=None, description="Stop after this stage.")
     fields: Fields = Fields()
     rewrite: RewriteJob = RewriteJob()
@@ -149,9 +155,11 @@ class Job(Table):
     @model_validator(mode="before")
     @classmethod
     def _fill_stages(cls, job: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """Hand the top level's model, base_url and api_key_env to each stage that does not set its own."""
+        """Hand the top level's model, base_url and place of the key to each stage that does not set its own."""
         filled = dict(job)
-        shared = {name: job[name] for name in ("model", "base_url", "api_key_env") if job.get(name) is not None}
+        shared = {name: job[name] for name in ("model", "base_url", *_KEY_PLACES) if job.get(name) is not None}
+        if shared.keys() >= _KEY_PLACES:
+            raise ValueError(_TWO_KEYS)
         for stage in ("rewrite", "answer"):
             table = job.get(stage, {})
             if isinstance(table, dict):
@@ -212,6 +220,8 @@ def _inherited(table: dict[str, JsonValue], shared: dict[str, JsonValue]) -> dic
     """What a stage takes from the top level: a key never goes to an endpoint that it was not named for."""
     if "base_url" in table:
         return {name: shared[name] for name in ("model",) if name in shared}
+    if _KEY_PLACES & table.keys():
+        shared = {name: value for name, value in shared.items() if name not in _KEY_PLACES}
     return {} if _is_local(table.get("model")) else shared
 
 
