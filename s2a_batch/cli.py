@@ -41,6 +41,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; ends the process with an exit status of the README's table."""
     _speak_utf8()
+    os.umask(0o077)  # all that is written holds prompts; a umask of 0 opens it to all, one of 0177 locks us out
     try:
         app(standalone_mode=True)
     except StopRun as error:
@@ -51,7 +52,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception:  # noqa: BLE001  the process's last line: a bug must not look like "some records failed"
-        traceback.print_exc()
+        from s2a_batch.masking import Mask, secrets_in
+
+        sys.stderr.write(Mask(secrets_in(os.environ)).text(traceback.format_exc()))
         sys.exit(_BUG_STATUS)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch.errors import JobError
-from s2a_batch.job import OPENAI_KEY, is_embedded
+from s2a_batch.job import OPENAI_KEY, OPENAI_URL, is_embedded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,6 +66,9 @@ def secrets_of(job: Job, name: StageName, environ: Mapping[str, str]) -> Secrets
         _check_value(name, stage.headers_env[header], value)
     if odd := [header for header in headers if not _HEADER.fullmatch(header)]:
         raise JobError(f"{name}.headers_env: {odd[0]!r} is no name of an HTTP header")
+    if (stage.base_url or OPENAI_URL).startswith(OPENAI_URL):
+        for variable in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):  # the SDK sends them there
+            _check_value(name, variable, environ.get(variable, ""))
     # The SDK insists on a key; servers without keys ignore it.
     return Secrets(key or "none", headers)
 

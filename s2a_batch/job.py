@@ -11,13 +11,14 @@ import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from s2a_batch.bounds import Limits, Retry, Table
 from s2a_batch.caps import Budget, Price
 from s2a_batch.errors import JobError
+from s2a_batch.masking import masked_url
 
 if TYPE_CHECKING:
     from s2a_batch.records import StageName
@@ -254,12 +255,6 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise JobError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def masked_url(url: str) -> str:
-    """The URL without user, password and query, where keys may stand."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 def _check_url(name: str, url: str | None) -> None:
