@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from s2a_batch.bounds import Limits, Retry, Table
 from s2a_batch.caps import Budget, Price
 from s2a_batch.errors import JobError
+from s2a_batch.freeform import Body, Headers, Variable
 from s2a_batch.masking import masked_url
 
 if TYPE_CHECKING:
@@ -33,22 +33,6 @@ _TWO_KEYS: Final = "give api_key_env or api_key_file, not both; one place holds 
 Mode = Literal["json_schema", "tools", "json", "md_json"]
 Preset = Literal["unbiased", "relevance", "question"]
 AnswerType = Literal["text", "int", "float", "bool", "choice"]
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def _variable(name: str) -> str:
-    if not _VARIABLE.fullmatch(name):
-        raise ValueError("this is no name of an environment variable; a job names the variable and never holds the key")
-    return name
-
-
-def _finite(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    json.dumps(body, allow_nan=False)
-    return body
-
-
-Variable = Annotated[str, AfterValidator(_variable)]
-Body = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 
 
 class Fields(Table):
@@ -65,7 +49,7 @@ class StageJob(Table):
     base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
     api_key_env: Variable | None = None
     api_key_file: Path | None = Field(default=None, description="In place of api_key_env.")
-    headers_env: dict[str, Variable] = Field(default={}, description="Header name -> variable that holds its value.")
+    headers_env: Headers = Field(default={}, description="Header name -> variable that holds its value.")
     mode: Mode = "json_schema"
     strict: bool = Field(default=True, description="Ask the server to hold the schema strictly.")
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -74,7 +58,7 @@ class StageJob(Table):
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     max_chars: int | None = Field(default=None, ge=1, description="Bound on each text field, told to the server.")
-    extra_body: Body = Field(default={}, description="Further request fields, sent as they are.")
+    extra_body: Body = Field(default={}, description="Further request fields, sent as they are; none of ours.")
     instructions: str | None = Field(default=None, description="Replaces our wording of the stage's instructions.")
     examples: bool = Field(default=False, description="Send worked examples; small models need them.")
     open_requests: int | None = Field(default=None, ge=1, description="This stage's own cap; None: only the limits'.")
