@@ -159,12 +159,13 @@ def estimate(  # noqa: PLR0913  the command's options
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
     table = options.table_of(places, open_requests) | options.answer_table(answer, choice, source)
     job = options.load_job(source, table, setting)
-    found = anyio.run(functools.partial(survey, job, limit=limit, retry_failed=retry_failed, fresh=fresh))
+    from s2a_batch.resume import Options
+
+    how = Options(limit, retry_failed=retry_failed, accept_changes=accept_changes, fresh=fresh)
+    found = anyio.run(functools.partial(survey, job, how))
     if sample is None:
         estimate = estimated(job, found)
     else:
-        from s2a_batch.resume import Options
-
         how = Options(sample, max(1, found.pending // sample), retry_failed, accept_changes, fresh)
         estimate = _sampled(job, how, found, Screen(quiet=quiet))
     sys.stdout.write((estimate.as_json() if as_json else estimate.as_text()) + "\n")

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import linefiles, prompts, rundir, source
+from s2a_batch import prompts, setup, source
 from s2a_batch.answers import RewriteReply, answer_model
 from s2a_batch.figures import Estimate, Range, StageEstimate, added, most
 from s2a_batch.job import OPENAI_URL, is_embedded
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from s2a_batch.job import AnswerJob, Job, StageJob
     from s2a_batch.prices import CostOf
     from s2a_batch.records import StageName
+    from s2a_batch.resume import Options
 
 
 # English words have 4 to 5 letters a token, digits and marks are one each or join by three; other scripts go from 3.5
@@ -90,22 +91,20 @@ class Survey:
             self.rewritten += tokens
 
 
-async def survey(job: Job, *, limit: int | None, retry_failed: bool, fresh: bool) -> Survey:
-    """Read the input as a run would; sends and writes nothing.
+async def survey(job: Job, options: Options) -> Survey:
+    """Read the input as a run of these options would, up to their limit; sends and writes nothing.
 
-    Args:
-        job: What to run.
-        limit: Stop after this many pending records; None: read all.
-        retry_failed: Dead letters are pending.
-        fresh: All is pending, whatever lies in the output directory.
+    Raises:
+        JobError: A run would refuse to go on with changed settings.
+        InputError: The input cannot be read to its end.
     """
     found = Survey()
+    setup.check_changes(job, options)
     with KeyIndex() as keys:
-        if not fresh:
-            _read_done(job, keys, retry_failed=retry_failed)
+        setup.read_done(job, options, keys)
         async with aclosing(source.records(job.input, job.fields, keys)) as records:
             async for record in records:
-                if found.pending == limit:
+                if found.pending == options.limit:
                     break
                 found.lines += 1
                 if keys.done_as(record.key) is not None:
@@ -115,13 +114,6 @@ async def survey(job: Job, *, limit: int | None, retry_failed: bool, fresh: bool
                 else:
                     found.add(record.prompt, has_rewrite=keys.rewrite_offset(record.key) is not None)
     return found
-
-
-def _read_done(job: Job, keys: KeyIndex, *, retry_failed: bool) -> None:
-    names = [rundir.RESULTS] if retry_failed else [rundir.RESULTS, rundir.DEAD_LETTERS]
-    for name in [*names, rundir.REWRITES] if job.only else names:
-        keys.add_done((key for key, _ in linefiles.scan(job.output / name)), "answered")
-    keys.add_rewrites(linefiles.scan(job.output / rundir.REWRITES))
 
 
 def estimate(job: Job, found: Survey) -> Estimate:

@@ -11,12 +11,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import embedded, linefiles, resume, rundir, source
-from s2a_batch.answers import answer_model
-from s2a_batch.credentials import check_secrets
+from s2a_batch import linefiles, rundir, setup, source
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.keys import KeyIndex
-from s2a_batch.prices import prices_of
 from s2a_batch.records import BadLine
 
 if TYPE_CHECKING:
@@ -69,11 +66,11 @@ async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Pre
     Raises:
         JobError: As a run would raise it.
     """
-    _check(job, options, environ)
+    setup.check_setup(job, environ)
+    setup.check_directory(job, options)
     found, chars, taken = Preview(), 0, 0
     with KeyIndex() as keys:
-        if not options.fresh:
-            _read_done(job, options, keys)
+        setup.read_done(job, options, keys)
         try:
             async with aclosing(source.records(job.input, job.fields, keys)) as records:
                 async for record in records:
@@ -93,32 +90,6 @@ async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Pre
             found.cut_short = str(error)
     found.prompt_tokens = round(chars / _CHARS_PER_TOKEN)
     return found
-
-
-def _check(job: Job, options: Options, environ: Mapping[str, str]) -> None:
-    """What a run finds wrong before its first request, but for what only a lock or a model server can tell."""
-    settings = resume.settings_of(job)
-    answer_model(job.answer)
-    prices_of(job)
-    check_secrets(job, environ)
-    embedded.check(job)
-    rundir.RunDirectory(job.output).refuse_foreign_files()
-    if options.fresh or options.accept_changes:
-        return
-    if changed := resume.compare(rundir.read_manifest(job.output), settings, job.only):
-        rows = "\n  ".join(changed)
-        hint = "another output directory, --fresh to start anew here, or --accept-changes to go on"
-        raise JobError(f"{job.output}: was run with other settings:\n  {rows}\nhint: {hint}")
-
-
-def _read_done(job: Job, options: Options, keys: KeyIndex) -> None:
-    for name in (rundir.RESULTS, *(() if options.retry_failed else (rundir.DEAD_LETTERS,))):
-        keys.add_done((key for key, _ in linefiles.scan(job.output / name)), "answered")
-    rewrites = linefiles.scan(job.output / rundir.REWRITES)
-    if job.only:
-        keys.add_done((key for key, _ in rewrites), "rewritten")
-    else:
-        keys.add_rewrites(rewrites)
 
 
 @dataclass(frozen=True, slots=True)
