@@ -100,10 +100,13 @@ class Screen:
         rows = [f"{directory}: {state}; {found.answered} answered, {found.failed} failed"]
         if found.waiting:
             rows.append(f"{found.waiting} finished rewrites wait for their answer")
+        last = found.manifest.get("summary")
+        summary = _summary(last) if isinstance(last, dict) else None
         if not found.running:
-            last = found.manifest.get("summary")
-            summary = _summary(last) if isinstance(last, dict) else None
-            rows += [_KILLED] if summary is None else [*_account(summary), *_reason(summary), *_remedies(summary)]
+            rows += [] if summary is None else [*_account(summary), *_reason(summary), _ended(found)]
+        rows += _in_all(found)
+        if not found.running:
+            rows += [_KILLED] if summary is None else _remedies(summary)
             rows += _failures(directory, found.failed)
         self.out.print(Text(_tame("\n".join(rows))))
 
@@ -172,6 +175,22 @@ def _headline(summary: Summary) -> str:
     if summary.lines == 0:
         return "nothing to do, the input is empty"
     return "nothing to do" if summary.lines == summary.skipped else "done"
+
+
+def _ended(found: Standing) -> str:
+    return f"ended at {found.manifest.get('written_at')}"
+
+
+def _in_all(found: Standing) -> list[str]:
+    """What the executions used together that are over; nothing when there is none, or none is known."""
+    totals = found.totals
+    if totals is None or not totals.executions:
+        return []
+    killed = f" ({totals.killed} killed, whose use is not known)" if totals.killed else ""
+    least = "at least " if totals.killed else ""
+    used = f"{least}{totals.requests} requests; {totals.input_tokens} tokens in, {totals.output_tokens} out"
+    before = " before this one" if found.running else ""
+    return [f"all executions{before}: {totals.executions}{killed}; {used}; cost {dollars(totals.cost_usd)}"]
 
 
 def _by_signal(summary: Summary) -> bool:

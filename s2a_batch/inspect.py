@@ -11,10 +11,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import linefiles, rundir, setup, source
+from s2a_batch import linefiles, resume, rundir, setup, source
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.keys import KeyIndex
-from s2a_batch.records import BadLine
+from s2a_batch.records import BadLine, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,6 +100,7 @@ class Standing:
         running: Whether a run holds it now.
         waiting: Finished rewrites that have no answer yet.
         manifest: What `run.json` says, of the last execution that came to an end.
+        totals: What all executions used that are over, killed ones but counted; None when `run.json` cannot tell.
     """
 
     running: bool
@@ -107,6 +108,7 @@ class Standing:
     failed: int
     waiting: int
     manifest: dict[str, JsonValue]
+    totals: Totals | None
 
 
 def standing(directory: Path) -> Standing:
@@ -117,7 +119,15 @@ def standing(directory: Path) -> Standing:
         failed = keys.add_done((key for key, _ in linefiles.scan(directory / rundir.DEAD_LETTERS)), "failed")
         keys.add_rewrites(linefiles.scan(directory / rundir.REWRITES))
         waiting = keys.rewrite_count()
-    return Standing(rundir.is_locked(directory), answered, failed, waiting, manifest)
+    running = rundir.is_locked(directory)
+    return Standing(running, answered, failed, waiting, manifest, _totals(manifest, running=running))
+
+
+def _totals(manifest: dict[str, JsonValue], *, running: bool) -> Totals | None:
+    try:
+        return Totals.model_validate(manifest["totals"]) if running else resume.totals_in(manifest)
+    except (KeyError, ValueError):
+        return None
 
 
 def find(directory: Path, wanted: str) -> list[bytes]:
