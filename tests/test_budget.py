@@ -264,6 +264,11 @@ def test_local_hours_follow_the_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert moment("06:00", before_spring) - before_spring == timedelta(hours=6)
         before_autumn = datetime(2026, 10, 24, 21, tzinfo=UTC)
         assert moment("06:00", before_autumn) - before_autumn == timedelta(hours=8)
+        assert moment("02:30", before_spring) - before_spring == timedelta(hours=3.5), "02:30 is skipped"
+        first = moment("02:30", before_autumn)
+        assert first - before_autumn == timedelta(hours=3.5)
+        assert moment("02:30", first) - first == timedelta(hours=1), "the clocks go back, and show it again"
+        assert moment("02:30", first + timedelta(hours=1)) - first == timedelta(hours=25)
         assert moment("2026-12-01T06:00", NOON) == datetime(2026, 12, 1, 5, tzinfo=UTC)
     finally:
         monkeypatch.undo()

@@ -66,6 +66,8 @@ def fault(folder: Path, text: str) -> str:
         ('[rewrite]\ntemperature = "warm"', "rewrite.temperature: expected a number, found a text"),
         ("[rewrite]\nstrict = 7", "rewrite.strict: expected true or false, found a whole number"),
         ("[rewrite]\nmodel = [1]", "rewrite.model: expected a text, found a list"),
+        ("[budget]\nmax_requests = true", "budget.max_requests: expected a number, found true or false"),
+        ("[price]\nusd_per_million_input = 1e300", "or equal to 1000000000"),
         ('[answer]\nchoices = "a"', "answer.choices: expected a list, found a text"),
         ("[answer]\nschema_file = true", "answer.schema_file: expected a path, found true or false"),
         ('[answer]\nchoices = ["a"]', "answer: type = 'choice' and choices = [..] go together"),
