@@ -49,8 +49,7 @@ def _moments(wall: datetime) -> list[datetime]:
     if wall.tzinfo is not None:
         return [wall]
     # Not wall.astimezone(), which takes a skipped time for one before the gap.
-    first, second = (datetime.fromtimestamp(wall.replace(fold=fold).timestamp(), UTC).astimezone() for fold in (0, 1))
-    return [first, second] if first < second else [first]
+    return [datetime.fromtimestamp(wall.replace(fold=fold).timestamp(), UTC).astimezone() for fold in (0, 1)]
 
 
 def _as_text(value: object) -> object:
