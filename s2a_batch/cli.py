@@ -64,8 +64,6 @@ def _end(error: Exception) -> NoReturn:
     from s2a_batch.masking import Mask, secrets_in
 
     if isinstance(error, OSError) and (error.errno in _UNWRITABLE or error.filename is not None):
-        if error.filename is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else what is left in the buffer fails once more at the end
         place = "standard output cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
         Screen().error(f"{place}: {error.strerror}")
         sys.exit(StoppedEarly.exit_status)
