@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from s2a_batch.errors import JobError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -28,13 +30,23 @@ def http_client(base_url: str, connections: int) -> httpx2.AsyncClient:
     Args:
         base_url: A loopback address is reached without the proxies that the environment names.
         connections: Most that are open at a time.
+
+    Raises:
+        JobError: The environment names a proxy or certificates that cannot be used.
     """
-    return httpx2.AsyncClient(
-        trust_env=(urlsplit(base_url).hostname or "") not in _LOCAL,
-        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0),
-        follow_redirects=False,
-        event_hooks={"response": [_bound]},
-    )
+    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0)
+    try:
+        return httpx2.AsyncClient(
+            trust_env=(urlsplit(base_url).hostname or "") not in _LOCAL,
+            limits=limits,
+            follow_redirects=False,
+            event_hooks={"response": [_bound]},
+        )
+    except (httpx2.InvalidURL, ValueError, ImportError, OSError) as error:  # its text may show a password
+        raise JobError(
+            f"no HTTP client can be made with this environment ({type(error).__name__}); look at HTTP_PROXY, "
+            "HTTPS_PROXY, ALL_PROXY (http://host:port; SOCKS needs the package socksio) and SSL_CERT_FILE"
+        ) from None
 
 
 async def _bound(response: httpx2.Response) -> None:
