@@ -52,8 +52,8 @@ _TOO_LONG: Final = re.compile(
     r"|token.{0,30}exceed",
     re.IGNORECASE,
 )
-_PAGE: Final = re.compile(r"(?is)<(script|style)\b.*?</\1|<[^<>]*>")
-_CODE: Final = re.compile(r"[A-Za-z][\w.-]{1,60}")
+_PAGE: Final = re.compile(r"(?is)<(script|style)\b.*?</\1\s*>|<[^<>]*>")
+_CODE: Final = re.compile(r"(?!\w*_error\b)(?=\w*_|\w*[a-z][A-Z])[A-Za-z][\w.-]{1,60}")  # no word of a sentence
 _WAIT: Final = re.compile(
     r'"retryDelay"\s*:\s*"([\d.]+s)"|(?:again|retry) (?:in|after) ((?:\d[\d.]* ?(?:ms|[hms])[a-z]*,? ?)+)',
     re.IGNORECASE,
@@ -61,7 +61,7 @@ _WAIT: Final = re.compile(
 _PARTS: Final = re.compile(r"(\d+(?:\.\d+)?) ?(ms|[hms])", re.IGNORECASE)
 _UNITS_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _ACCOUNT: Final = frozenset({401, 402, 403})
-_NO_CHAT: Final = frozenset({405, 406, 407, 410, 411, 415, 421, 426, 431, 501})
+_NO_CHAT: Final = frozenset({405, 406, 407, 411, 415, 421, 426, 431, 501})
 """What refuses any request, whatever is in it."""
 _TRANSIENT: Final = frozenset({408, 409, 425, 499})
 _ERROR_STATUS: Final = range(400, 600)
@@ -147,7 +147,7 @@ def _stop(told: _Told, *, model: str, url: str) -> StopRun | None:
         return AccountError(f"{url} refuses the account ({said}); check the key, its permissions and the billing")
     if status in (400, 429) and _QUOTA.search(whole) and not _passes(told.body):
         return AccountError(f"{url}: the account's quota or credit is used up ({said}); check the billing")
-    if status == HTTPStatus.NOT_FOUND or (status == HTTPStatus.BAD_REQUEST and _MODEL.search(whole)):
+    if status in (404, 410) or (status == HTTPStatus.BAD_REQUEST and _MODEL.search(whole)):
         hint = _where(whole, page=told.page)
         return EndpointError(f"{url} does not know the path or the model '{model}' ({said}); {hint}")
     if status in _NO_CHAT:
@@ -221,7 +221,7 @@ def _where(whole: str, *, page: bool) -> str:
 def _said(status: int, message: str, code: str) -> str:
     """Status, the first word of the code that the message lacks, message."""
     word = code.partition(" ")[0]
-    named = f" ({word})" if _CODE.fullmatch(word) and word != "error" and word not in message else ""
+    named = f" ({word})" if _CODE.fullmatch(word) and word not in message else ""
     return f"HTTP {status}{named}: {message}" if message else f"HTTP {status}{named}"
 
 
