@@ -276,7 +276,8 @@ def _unsaid(text: str, request: Request) -> str:
     for message in messages if isinstance(messages, list) else ():
         said = message.get("content") if isinstance(message, dict) else None
         if isinstance(said, str) and len(said) >= _SECRET_CHARS:
-            for way in {said, json.dumps(said)[1:-1], json.dumps(said, ensure_ascii=False)[1:-1], repr(said)[1:-1]}:
+            ways = {said, json.dumps(said)[1:-1], json.dumps(said, ensure_ascii=False)[1:-1], repr(said)[1:-1]}
+            for way in sorted(ways | {json.dumps(way)[1:-1] for way in ways}, key=len, reverse=True):
                 text = text.replace(way, "[the prompt]")
     return text
 

@@ -182,7 +182,7 @@ class Health:
         self._failures += 1
         self._weight += 1 if error.kind in _PASSING else self._PASSING_PATIENCE
         if self._weight >= self._patience * self._PASSING_PATIENCE:
-            hint = "" if error.kind in _PASSING else "; does it take the job's model, mode and parameters?"
+            hint = "" if error.kind in _PASSING else " Does it take the job's model, mode and parameters?"
             raise EndpointError(
                 f"none of the first {self._failures} requests was answered; the last one: {error}; is the server up, "
                 f"and base_url right?{hint}"
