@@ -265,6 +265,7 @@ async def test_a_body_that_cannot_be_unpacked_is_named_as_that(packed: str) -> N
     found = await answered_with(b"these are no packed bytes", packed)
     assert isinstance(found, TransientError)
     assert (found.kind, packed in str(found)) == ("not_an_answer", True)
+    assert ("which was not asked for" in str(found)) == (packed in {"br", "zstd"})
 
 
 @pytest.mark.parametrize(("named_s", "least_s"), [(5.0, 5.0), (None, 0.0), (1e9, 600.0)])
