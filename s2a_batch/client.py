@@ -25,7 +25,7 @@ from s2a_batch.errors import AttemptError, RequestRefused, S2AError, TransientEr
 from s2a_batch.job import OPENAI_URL
 from s2a_batch.masking import Mask, masked_url, secrets_in, secrets_in_url
 from s2a_batch.records import Usage
-from s2a_batch.transport import TooMuchError, http_client
+from s2a_batch.transport import BodyError, http_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -39,6 +39,7 @@ Request: TypeAlias = dict[str, JsonValue]
 
 _CONNECT_S: Final = 10.0
 _MOST_TOKENS: Final = 10**9
+_SAID_CHARS: Final = 8  # shorter prompts stand in ordinary words
 _LOUD: Final = {"openai": logging.WARNING, "httpx2": logging.WARNING, "httpcore2": logging.WARNING}
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
@@ -137,15 +138,17 @@ class Endpoint:
             raise
 
     async def _send(self, request: Request) -> Reply:
+        status = 200
         try:
             with anyio.fail_after(self._deadline_s):
                 raw = await self._create(**request)
+            status = raw.status_code
             found = raw.parse()
         except (TimeoutError, openai.APITimeoutError):
             raise TransientError("timeout", f"no complete reply within {self._deadline_s:g} s") from None
         except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, TooMuchError):
-                raise TransientError("not_an_answer", f"HTTP 200, and {error.__cause__}") from None
+            if isinstance(error.__cause__, BodyError):
+                raise TransientError("not_an_answer", f"a reply came, and {error.__cause__}") from None
             why = self._mask.text(f"{self._url}: connection failed ({_root(error)})")[:220]
             raise TransientError("connection", why) from None
         except openai.APIStatusError as error:
@@ -155,14 +158,14 @@ class Endpoint:
                 "bad_request", "the messages hold half of a surrogate pair, which is no character"
             ) from None
         except (ValueError, RecursionError, openai.APIError) as error:
-            raise TransientError("not_an_answer", f"HTTP 200 with a broken body: {type(error).__name__}") from None
+            raise TransientError("not_an_answer", f"HTTP {status} with a broken body: {type(error).__name__}") from None
         return self._judged(found, raw.headers, raw.status_code, request)
 
     def _refusal(self, error: openai.APIStatusError, request: Request) -> S2AError:
         return faults.from_status(
             error.status_code,
             error.response.headers,
-            self._mask.text(error.response.text),
+            _unsaid(self._mask.text(error.response.text), request),
             now=datetime.now(UTC),
             model=str(request.get("model")),
             url=self._url,
@@ -172,12 +175,12 @@ class Endpoint:
         """A reply that holds an answer, or the error that says why it does not."""
         request_id = self._mask.message(headers["x-request-id"]) if "x-request-id" in headers else None
         if not isinstance(found, ChatCompletion):
-            start = self._mask.text(_plain(" ".join(str(found).split())))[:120]
+            start = _unsaid(self._mask.text(_plain(" ".join(str(found).split()))), request)[:120]
             message = f"HTTP {status} with {headers.get('content-type', 'no content type')} in place of JSON: {start}"
             raise TransientError("not_an_answer", message, status=status, request_id=request_id)
         extra = found.model_extra or {}
         if not found.choices and extra.get("error"):
-            error = json.loads(self._mask.text(json.dumps(extra["error"])))
+            error = json.loads(_unsaid(self._mask.text(json.dumps(extra["error"])), request))
             now = datetime.now(UTC)
             raise faults.from_error_body(error, headers, now=now, model=str(request.get("model")), url=self._url)
         try:
@@ -270,6 +273,18 @@ def _joined(content: object) -> str:
 
 def _plain(text: str) -> str:
     return _SURROGATES.sub("\ufffd", text)
+
+
+def _unsaid(text: str, request: Request) -> str:
+    """A server's words without the messages that they repeat: a prompt belongs in no error, and must not judge one."""
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        said = message.get("content") if isinstance(message, dict) else None
+        if isinstance(said, str) and len(said) >= _SAID_CHARS:
+            ways = {said, json.dumps(said)[1:-1], json.dumps(said, ensure_ascii=False)[1:-1], repr(said)[1:-1]}
+            for way in sorted(ways | {json.dumps(way)[1:-1] for way in ways}, key=len, reverse=True):
+                text = text.replace(way, "[the prompt]")
+    return text
 
 
 def _reasoning(extra: Mapping[str, object]) -> str:

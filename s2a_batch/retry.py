@@ -50,12 +50,16 @@ class RetryPolicy:
         )
 
     def _wait_s(self, state: RetryCallState) -> float:
-        """Full jitter (uniform between 0 and a bound that doubles); after a rate limit the limiter holds the wait."""
+        """Full jitter (uniform between 0 and a bound that doubles), on top of the wait that an overloaded server names.
+
+        After a rate limit the limiter holds the wait.
+        """
         error = _error(state)
         if isinstance(error, RateLimitedError) or _excused(error):
             return 0.0
         bound_s = self.bounds.backoff_s * 2.0 ** (state.attempt_number - 1)
-        return self.rng.uniform(0.0, min(self.bounds.max_backoff_s, bound_s))
+        named_s = (isinstance(error, TransientError) and error.retry_after_s) or 0.0
+        return min(named_s, self.bounds.max_wait_s) + self.rng.uniform(0.0, min(self.bounds.max_backoff_s, bound_s))
 
     def _spent(self, error: BaseException | None, made: int, seconds: float) -> bool:
         if _excused(error):
@@ -178,9 +182,10 @@ class Health:
         self._failures += 1
         self._weight += 1 if error.kind in _PASSING else self._PASSING_PATIENCE
         if self._weight >= self._patience * self._PASSING_PATIENCE:
+            hint = "" if error.kind in _PASSING else " Does it take the job's model, mode and parameters?"
             raise EndpointError(
                 f"none of the first {self._failures} requests was answered; the last one: {error}; is the server up, "
-                "and base_url right?"
+                f"and base_url right?{hint}"
             )
 
     def _is_down(self, error: TransientError, record: int) -> bool:

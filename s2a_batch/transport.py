@@ -6,6 +6,7 @@ place that the job does not name); a reply's body has a bound, whatever its head
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -20,8 +21,8 @@ MOST_BYTES: Final = 32 << 20
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class TooMuchError(Exception):
-    """A reply's body is longer than any answer."""
+class BodyError(Exception):
+    """A reply's body is longer than any answer, or cannot be unpacked."""
 
 
 def http_client(base_url: str, connections: int) -> httpx2.AsyncClient:
@@ -40,6 +41,7 @@ def http_client(base_url: str, connections: int) -> httpx2.AsyncClient:
             trust_env=(urlsplit(base_url).hostname or "") not in _LOCAL,
             limits=limits,
             follow_redirects=False,
+            headers={"accept-encoding": "gzip"},
             event_hooks={"response": [_bound]},
         )
     except (httpx2.InvalidURL, ValueError, ImportError, OSError) as error:  # its text may show a password
@@ -50,24 +52,38 @@ def http_client(base_url: str, connections: int) -> httpx2.AsyncClient:
 
 
 async def _bound(response: httpx2.Response) -> None:
-    """Runs before the body is read."""
+    """Runs before the body is read; takes the unpacking over from httpx2, which knows no bound."""
     if isinstance(response.stream, httpx2.AsyncByteStream):
-        response.stream = _Bounded(response.stream)
+        packed = response.headers.pop("content-encoding", "identity").strip().lower()
+        response.stream = _Bounded(response.stream, packed)
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """A body that ends with `TooMuchError` where it gets too long."""
+    """A body, unpacked, that ends with `BodyError` where it gets too long; a small one may unpack to all memory."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+    def __init__(self, stream: httpx2.AsyncByteStream, packed: str) -> None:
         self._stream = stream
+        self._packed = packed
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         left = MOST_BYTES
+        unpack = self._unpacker()
         async for part in self._stream:
-            left -= len(part)
+            try:
+                plain = part if unpack is None else unpack.decompress(part, left + 1)
+            except zlib.error as error:
+                raise BodyError(f"its body is no {self._packed}: {error}") from None
+            left -= len(plain)
             if left < 0:
-                raise TooMuchError(f"the reply is longer than {MOST_BYTES} bytes")
-            yield part
+                raise BodyError(f"its body is longer than {MOST_BYTES} bytes")
+            yield plain
+
+    def _unpacker(self) -> zlib._Decompress | None:
+        if self._packed in ("", "identity"):
+            return None
+        if self._packed not in ("gzip", "x-gzip", "deflate"):
+            raise BodyError(f"its body is packed as {self._packed[:40]}, which was not asked for")
+        return zlib.decompressobj(zlib.MAX_WBITS | 32)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
