@@ -38,7 +38,7 @@ MAY_GROW_KIB = 8 << 10
 
 @dataclass(frozen=True)
 class Night:
-    """How bad a night it is. A storm begins `storm_every_s` after the last one ended."""
+    """How bad a night it is. A storm begins `storm_every_s` after the last one ended; `settings` go to the job."""
 
     rows: int
     open_requests: int = 32
@@ -47,6 +47,7 @@ class Night:
     storm_every_s: float = 60.0
     storm_s: float = 5.0
     sample_s: float = 1.0
+    settings: tuple[str, ...] = ()
 
     def faults(self) -> Plan:
         """5 % 5xx, 1 % hung connections, 10 % replies that do not fit; the periods share no factor."""
@@ -156,6 +157,7 @@ def soak(night: Night, folder: Path) -> Found:
 def _command(night: Night, base_url: str) -> list[str]:
     words = ["run", "in.jsonl", "-o", "out", "--model", "m", "--base-url", base_url, "--answer", "schema.json", "-q"]
     words += ["--open-requests", str(night.open_requests), "--set", f"retry.deadline_s={night.deadline_s}"]
+    words += [word for setting in night.settings for word in ("--set", setting)]
     return [sys.executable, "-m", "s2a_batch", *words]
 
 
@@ -256,9 +258,16 @@ def main() -> None:
     parser.add_argument("--open-requests", type=int, default=32)
     parser.add_argument("--storm-every", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--storm", type=float, default=5.0, metavar="SECONDS")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the job, as for `run`")
     parser.add_argument("--folder", type=Path, help="an empty one that is kept; default: a temporary one")
     args = parser.parse_args()
-    night = Night(args.rows, open_requests=args.open_requests, storm_every_s=args.storm_every, storm_s=args.storm)
+    night = Night(
+        args.rows,
+        open_requests=args.open_requests,
+        storm_every_s=args.storm_every,
+        storm_s=args.storm,
+        settings=tuple(args.set),
+    )
     with tempfile.TemporaryDirectory() as temporary:
         found = soak(night, args.folder or Path(temporary))
     print(found.table())
