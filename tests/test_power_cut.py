@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from s2a_batch import jobfile
@@ -122,7 +122,7 @@ def lines_of(data: bytes) -> set[bytes]:
     return {*data.split(b"\n")[:-1]}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, phases=(Phase.explicit, Phase.generate))  # to shrink takes minutes
 @given(data=st.data())
 def test_after_any_power_cut_a_resume_asks_for_what_was_lost_and_for_nothing_else(
     data: st.DataObject, night: dict[str, bytes], upstream_process: Upstream

@@ -91,6 +91,7 @@ class Found:
     """What the night showed.
 
     Attributes:
+        descriptors: Median of each fifth of the time; `rss_kib` and `threads` likewise.
         broken: The promises that broke, in words; none: all held.
     """
 
@@ -104,23 +105,23 @@ class Found:
     max_in_flight: int = 0
     storms: int = 0
     cpu_ms_a_row: float = 0.0
-    descriptors: tuple[float, float] = (0, 0)
-    rss_kib: tuple[float, float] = (0, 0)
-    threads: tuple[float, float] = (0, 0)
+    descriptors: list[float] = field(default_factory=list)
+    rss_kib: list[float] = field(default_factory=list)
+    threads: list[float] = field(default_factory=list)
     paid_twice: int = 0
     verify_seconds: float = 0.0
     broken: list[str] = field(default_factory=list)
 
     def table(self) -> str:
         """For a person."""
-        pairs = {"of the second and of the last fifth, descriptors": self.descriptors, "resident KiB": self.rss_kib}
+        fifths = {"descriptors": self.descriptors, "resident KiB": self.rss_kib, "threads": self.threads}
         rows: dict[str, object] = {
             "rows": f"{self.rows} in {self.seconds:.0f} s, {self.rows / self.seconds:.0f} a second",
             "answered, dead letters": f"{self.answered}, {self.dead or 0}",
             "requests": f"{self.requests} {self.by_status}",
             "most in flight, storms": f"{self.max_in_flight}, {self.storms}",
             "CPU a row": f"{self.cpu_ms_a_row:.1f} ms",
-            **{name: f"{a:.0f}, {b:.0f}" for name, (a, b) in (pairs | {"threads": self.threads}).items()},
+            **{f"{name} by fifths": ", ".join(f"{n:.0f}" for n in found) for name, found in fifths.items()},
             "good replies that were asked for again": self.paid_twice,
             "exit status, verify": f"{self.exit_status}, {self.verify_seconds:.1f} s",
             "broken": "; ".join(self.broken) or "nothing",
@@ -227,17 +228,17 @@ def _judge_answer(line: JsonObject, found: Found) -> None:
 
 def _judge_samples(samples: list[Sample], night: Night, found: Found) -> None:
     """Descriptors and memory are flat: the second fifth (all is warm) against the last."""
-    fifth = max(1, len(samples) // 5)
-    early, late = samples[fifth : 2 * fifth], samples[-fifth:]
-    if not early or not late:
+    fifth = len(samples) // 5
+    if not fifth:
         return
-    found.descriptors = median(s.descriptors for s in early), median(s.descriptors for s in late)
-    found.rss_kib = median(s.rss_kib for s in early), median(s.rss_kib for s in late)
-    found.threads = median(s.threads for s in early), median(s.threads for s in late)
+    parts = [samples[n * fifth : (n + 1) * fifth] for n in range(5)]
+    found.descriptors = [median(s.descriptors for s in part) for part in parts]
+    found.rss_kib = [median(s.rss_kib for s in part) for part in parts]
+    found.threads = [median(s.threads for s in part) for part in parts]
     found.cpu_ms_a_row = 1000 * samples[-1].cpu_s / night.rows
-    if found.descriptors[1] > found.descriptors[0] + night.open_requests:
+    if found.descriptors[4] > found.descriptors[1] + night.open_requests:
         found.broken.append(f"descriptors grow: {found.descriptors}")
-    if found.rss_kib[1] > found.rss_kib[0] + max(MAY_GROW_KIB, found.rss_kib[0] / 10):
+    if found.rss_kib[4] > found.rss_kib[1] + max(MAY_GROW_KIB, found.rss_kib[1] / 10):
         found.broken.append(f"memory grows: {found.rss_kib} KiB")
 
 
