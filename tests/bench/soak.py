@@ -32,19 +32,21 @@ if TYPE_CHECKING:
     from tests.server import JsonObject, Plan, Reply, Rule
 
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+WARM_ROWS = 5000
+"""In a shorter night start and end are most of it: nothing is flat."""
 MAY_GROW_KIB = 8 << 10
 """A learnt rate, a fuller cache: what memory may grow between the second and the last fifth, or 10 % of it."""
 
 
 @dataclass(frozen=True)
 class Night:
-    """How bad a night it is. A storm begins `storm_every_s` after the last one ended; `settings` go to the job."""
+    """How bad a night it is. A storm begins with every so many rows that have a result; `settings` go to the job."""
 
     rows: int
     open_requests: int = 32
     latency_s: tuple[float, float] = (0.02, 0.06)
     deadline_s: float = 2.0
-    storm_every_s: float = 60.0
+    storm_every_rows: int = 4000
     storm_s: float = 5.0
     sample_s: float = 1.0
     settings: tuple[str, ...] = ()
@@ -109,6 +111,7 @@ class Found:
     rss_kib: list[float] = field(default_factory=list)
     threads: list[float] = field(default_factory=list)
     paid_twice: int = 0
+    timeouts: int = 0
     verify_seconds: float = 0.0
     broken: list[str] = field(default_factory=list)
 
@@ -122,7 +125,7 @@ class Found:
             "most in flight, storms": f"{self.max_in_flight}, {self.storms}",
             "CPU a row": f"{self.cpu_ms_a_row:.1f} ms",
             **{f"{name} by fifths": ", ".join(f"{n:.0f}" for n in found) for name, found in fifths.items()},
-            "good replies that were asked for again": self.paid_twice,
+            "good replies asked for again, timeouts": f"{self.paid_twice}, {self.timeouts}",
             "exit status, verify": f"{self.exit_status}, {self.verify_seconds:.1f} s",
             "broken": "; ".join(self.broken) or "nothing",
         }
@@ -142,7 +145,7 @@ def soak(night: Night, folder: Path) -> Found:
                 _command(night, up.base_url), cwd=folder, stderr=log, env=ENVIRON | {"PYTHONPATH": str(ROOT)}
             ) as child,
         ):
-            samples = list(_watched(child, night, up, found))
+            samples = list(_watched(child, night, up, found, folder / "out"))
         found.seconds, found.exit_status = time.monotonic() - began, child.returncode
         stats = up.stats()
     found.requests, found.by_status, found.max_in_flight = stats.requests, stats.by_status, stats.max_in_flight
@@ -150,6 +153,9 @@ def soak(night: Night, folder: Path) -> Found:
     if found.exit_status not in (0, 1):
         found.broken.append(f"exit status {found.exit_status}: {(folder / 'stderr').read_text()[-500:]}")
     _judge_files(folder / "out", found)
+    late = found.timeouts - stats.by_status.get("gone", 0)
+    if found.paid_twice > late:
+        found.broken.append(f"{found.paid_twice} good replies were asked for again, {late} came after the deadline")
     _judge_samples(samples, night, found)
     _verify(folder, found)
     return found
@@ -162,24 +168,43 @@ def _command(night: Night, base_url: str) -> list[str]:
     return [sys.executable, "-m", "s2a_batch", *words]
 
 
-def _watched(child: subprocess.Popen[bytes], night: Night, up: Upstream, found: Found) -> Iterator[Sample]:
+def _watched(child: subprocess.Popen[bytes], night: Night, up: Upstream, found: Found, out: Path) -> Iterator[Sample]:
     """Sample the child to its end, and let storms come and go meanwhile."""
-    began = time.monotonic()
-    storms, turn_at, in_storm = night.storms(), began + night.storm_every_s, False
+    began, storms, rows = time.monotonic(), night.storms(), Rows(out / "results.jsonl")
+    next_at_row, calm_at = night.storm_every_rows, float("inf")
     while True:
         try:
             child.wait(night.sample_s)
         except subprocess.TimeoutExpired:
             now = time.monotonic()
-            if (sample := _sample(child.pid, now - began)) is not None:
+            if rows.count() and (sample := _sample(child.pid, now - began)) is not None:
                 yield sample
-            if now >= turn_at:
-                in_storm = not in_storm
-                found.storms += in_storm
-                up.replan(next(storms) if in_storm else night.faults())
-                turn_at = now + (night.storm_s if in_storm else night.storm_every_s)
+            if now >= calm_at:
+                up.replan(night.faults())
+                next_at_row, calm_at = rows.count() + night.storm_every_rows, float("inf")
+            elif calm_at == float("inf") and rows.count() >= next_at_row:
+                found.storms += 1
+                up.replan(next(storms))
+                calm_at = now + night.storm_s
         else:
             return
+
+
+class Rows:
+    """How many lines a growing file has; what was counted is not read again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read, self._lines = path, 0, 0
+
+    def count(self) -> int:
+        """As many as it has now."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                while block := file.read(1 << 20):
+                    self._read += len(block)
+                    self._lines += block.count(b"\n")
+        return self._lines
 
 
 def _sample(pid: int, at_s: float) -> Sample | None:
@@ -206,6 +231,8 @@ def _judge_files(out: Path, found: Found) -> None:
             for raw in file:
                 line = strict(raw)
                 seen[line["id"]] += 1
+                attempts = [attempt for stage in line["stages"].values() if stage for attempt in stage["attempts"]]
+                found.timeouts += sum(bool(a["error"]) and a["error"]["kind"] == "timeout" for a in attempts)
                 if name == "results.jsonl":
                     found.answered += 1
                     _judge_answer(line, found)
@@ -236,6 +263,8 @@ def _judge_samples(samples: list[Sample], night: Night, found: Found) -> None:
     found.rss_kib = [median(s.rss_kib for s in part) for part in parts]
     found.threads = [median(s.threads for s in part) for part in parts]
     found.cpu_ms_a_row = 1000 * samples[-1].cpu_s / night.rows
+    if night.rows < WARM_ROWS:
+        return
     if found.descriptors[4] > found.descriptors[1] + night.open_requests:
         found.broken.append(f"descriptors grow: {found.descriptors}")
     if found.rss_kib[4] > found.rss_kib[1] + max(MAY_GROW_KIB, found.rss_kib[1] / 10):
@@ -257,7 +286,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A bad night: the real program against every fault at once.")
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--open-requests", type=int, default=32)
-    parser.add_argument("--storm-every", type=float, default=60.0, metavar="SECONDS")
+    parser.add_argument("--storm-every", type=int, default=4000, metavar="ROWS")
     parser.add_argument("--storm", type=float, default=5.0, metavar="SECONDS")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the job, as for `run`")
     parser.add_argument("--folder", type=Path, help="an empty one that is kept; default: a temporary one")
@@ -265,7 +294,7 @@ def main() -> None:
     night = Night(
         args.rows,
         open_requests=args.open_requests,
-        storm_every_s=args.storm_every,
+        storm_every_rows=args.storm_every,
         storm_s=args.storm,
         settings=tuple(args.set),
     )
