@@ -122,6 +122,7 @@ def test_any_mix_of_faults_gives_each_record_one_result_by_its_own_faults_alone(
         verdict = verify(folder / "out", None)
     assert verdict.holds, verdict.to_text()
     assert sorted([*results, *dead]) == list(range(RECORDS))
+    assert all(line["answer"] == {"answer": 1} and line["error"] is None for line in results.values())
     assert statuses[-1] == (1 if dead else 0)
     for number, error in dead.items():
         own = {FAULTS[name][1] for name in mix[number, error["stage"]]}
