@@ -298,7 +298,7 @@ def test_a_cut_at_any_moment_of_a_real_run_costs_what_no_fsync_covers(
     up, out = upstream({**PLAN, "latency_s": 0.05}), folder / "out"
     words = (*RUN, "--base-url", up.base_url)
     with tracing(folder, *words, "--set", "fsync_s=0.02", inject="fsync:delay_enter=30000") as strace:
-        paid = up.wait_until(lambda stats: stats.requests >= requests)
+        paid = up.wait_until(lambda stats: stats.requests >= requests, within_s=40)
         (pid,) = Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text().split()
         os.kill(int(pid), signal.SIGKILL)
     up.wait_until(lambda stats: stats.in_flight == 0)
