@@ -22,7 +22,6 @@ from s2a_batch.limits import Limiter
 from s2a_batch.pipeline import Pipeline
 from s2a_batch.prices import prices_of
 from s2a_batch.retry import Health, RetryPolicy
-from s2a_batch.setup import check_setup
 from s2a_batch.stages import Stage
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from s2a_batch.job import Job, StageJob
     from s2a_batch.records import StageName, Status
     from s2a_batch.report import Tally
-
-__all__ = ["Assembly", "Parts", "check_setup"]
 
 # Record tasks for each open request. In virtual time over five workloads c1 + c2 tasks equal two worker pools joined by
 # a queue (0.999-1.000 of its makespan); half as many again gains 5 %.

@@ -131,9 +131,12 @@ def repair(path: Path) -> list[str]:
 
 
 def sync(path: Path) -> None:
-    """Bring to the disk what a killed run wrote and did not sync."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+    """Bring a file to the disk, as a killed run left it, or a directory with the names in it."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def open_private(path: str, flags: int) -> int:
@@ -181,4 +184,5 @@ def _drop_damaged(path: Path) -> list[str]:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    sync(path.parent)
     return [f"{path.name}: moved {damaged} damaged lines to {DAMAGED}; their records are pending again"]

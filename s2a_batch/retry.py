@@ -111,6 +111,9 @@ class Health:
     Args:
         patience: How many attempts may fail before the first one that succeeds; three times as many that may pass.
         max_wait_s: How long it may be gone, or answer with nothing but rate limits.
+
+    Attributes:
+        answers: How many attempts were answered.
     """
 
     # Records that fail one after the other, none answered between: so many make an outage. No connection is no
@@ -120,6 +123,7 @@ class Health:
     _PASSING_PATIENCE: Final = 3
 
     def __init__(self, patience: int = 8, max_wait_s: float = 600.0) -> None:
+        self.answers = 0
         self._patience = patience
         self._max_wait_s = max_wait_s
         self._failures = 0
@@ -131,6 +135,7 @@ class Health:
 
     def note_success(self) -> None:
         """An attempt was answered."""
+        self.answers += 1
         self._worked_at = anyio.current_time()
         self._bad_since = None
         self._unreached.clear()

@@ -65,15 +65,20 @@ class RunDirectory:
             holder = os.pread(self._lock_fd, 200, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._lock_fd)
             raise LockedError(f"{self.path}: another run holds it ({holder}); wait for it, or stop it")
-        # For people only: the kernel's lock decides, so what a killed run left in here never stands in the way.
-        os.ftruncate(self._lock_fd, 0)
-        os.pwrite(self._lock_fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._sign(f"process {os.getpid()} on {socket.gethostname()}\n")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock_fd is not None:
-            os.ftruncate(self._lock_fd, 0)
+            self._sign("")
             os.close(self._lock_fd)
+
+    def _sign(self, text: str) -> None:
+        """Say in the lock who holds it. For people only: the kernel's lock decides, so a full disk is no matter."""
+        if self._lock_fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._lock_fd, 0)
+                os.pwrite(self._lock_fd, text.encode(), 0)
 
     def cut_tails(self) -> list[str]:
         """Cut what a kill left unfinished, and bring to the disk what it wrote; says what it did."""
@@ -143,6 +148,7 @@ class RunDirectory:
         aside = self._free("dead_letters.{}.jsonl")
         linefiles.repair(path)
         path.rename(aside)
+        linefiles.sync(self.path)
         return aside.name
 
     def set_all_aside(self) -> str | None:
@@ -162,7 +168,10 @@ class RunDirectory:
             (self.path / _SYNCED).unlink(missing_ok=True)
             for path in self._files():
                 path.rename(half / path.name)
-            return half.rename(half.with_suffix("")).name
+            aside = half.rename(half.with_suffix(""))
+            linefiles.sync(aside)
+            linefiles.sync(self.path)
+            return aside.name
         return None
 
     def _files(self) -> list[Path]:
@@ -198,6 +207,7 @@ class RunDirectory:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path / MANIFEST)
+            linefiles.sync(self.path)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot write {MANIFEST}: {error.strerror}") from None
 
@@ -219,6 +229,10 @@ def _locked(fd: int) -> bool:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(pause_s)
+        except OSError as error:  # some network file systems
+            raise JobError(
+                f"the output directory's file system has no locks ({error.strerror}); put the output on a local disk"
+            ) from None
         else:
             return True
     return False
@@ -248,6 +262,8 @@ def is_locked(directory: Path) -> bool:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # where there are no locks there is no run
+        return False
     finally:
         os.close(fd)
     return False
