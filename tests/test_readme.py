@@ -16,7 +16,8 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from s2a_batch import checks, errors, jobfile, rundir
 from s2a_batch.bounds import Limits, Retry
 from s2a_batch.caps import Budget, Price
-from s2a_batch.job import AnswerJob, Fields, Job, RewriteJob, StageJob
+from s2a_batch.forms import Fields
+from s2a_batch.job import AnswerJob, Job, RewriteJob, StageJob
 from s2a_batch.records import Outcome, Rewrite
 from tests.processes import ROOT
 from tests.server import Plan, Upstream
