@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio.testing
+from hypothesis import HealthCheck, settings
 
 from tests.processes import write_input
 from tests.server import Plan, Upstream
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name our marker."""
+    """Name our marker; a machine that is busy makes no property false."""
+    settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("suite")
     config.addinivalue_line("markers", "virtual_time: run on trio's mock clock, which jumps over every wait")
 
 
