@@ -81,6 +81,8 @@ def test_every_key_of_the_stages_is_documented_with_its_default() -> None:
     assert _keys(_rows("`[rewrite]` and `[answer]` both take:")) == dict(_fields(StageJob))
     own = {name: shown for name, shown in _fields(AnswerJob) if name not in StageJob.model_fields}
     assert _keys(_rows("`[answer]` also takes:")) == own
+    of_rewrite = {name: shown for name, shown in _fields(RewriteJob) if name not in StageJob.model_fields}
+    assert _keys(_rows("`[rewrite]` also takes:")) == of_rewrite
     presets = get_args(RewriteJob.model_fields["preset"].annotation)
     assert all(f'`"{preset}"`' in README for preset in presets)
 
