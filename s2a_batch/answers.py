@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, c
 from pydantic_core import PydanticCustomError
 
 from s2a_batch.errors import JobError
-from s2a_batch.job import AnswerJob, read_bytes
+from s2a_batch.job import AnswerJob, Form, read_bytes
 
 
 def answer_model(job: AnswerJob) -> type[BaseModel] | None:
@@ -51,6 +51,52 @@ class RewriteReply(BaseModel):
         if not self.user_query.strip():
             raise PydanticCustomError("empty_rewrite", "user_query is empty; copy the question of the text into it")
         return self
+
+
+class SingleReply(BaseModel):
+    """What stage 1 replies when it writes one text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rewritten: str
+
+    @model_validator(mode="after")
+    def _says_something(self) -> SingleReply:
+        if not self.rewritten.strip():
+            raise PydanticCustomError("empty_rewrite", "rewritten is empty; write the text, with its question")
+        return self
+
+
+class PassagesReply(BaseModel):
+    """What stage 1 replies when it names passages, counted from 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep: list[int]
+    user_query: str
+
+    @model_validator(mode="after")
+    def _has_a_question(self) -> PassagesReply:
+        if not self.user_query.strip():
+            raise PydanticCustomError("empty_rewrite", "user_query is empty; copy the question of the text into it")
+        return self
+
+
+REWRITE_REPLIES: Final[dict[Form, type[BaseModel]]] = {
+    "split": RewriteReply,
+    "single": SingleReply,
+    "passages": PassagesReply,
+}
+
+
+def with_reasoning(model: type[BaseModel] | None, job: AnswerJob) -> type[BaseModel] | None:
+    """The answer's model with room to think before it, for a chain of thought; types of the user's own stay."""
+    if model is None or job.schema_file is not None or job.class_ is not None:
+        return model
+    answer = model.model_fields["answer"]
+    return create_model(
+        "ReasonedAnswer", __base__=_Closed, reasoning=(str, ...), answer=(answer.rebuild_annotation(), ...)
+    )
 
 
 class _Closed(BaseModel):

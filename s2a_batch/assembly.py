@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch import embedded, model_file
-from s2a_batch.answers import RewriteReply, answer_model
+from s2a_batch.answers import REWRITE_REPLIES, answer_model, with_reasoning
 from s2a_batch.asker import Asker
 from s2a_batch.budget import Meter, Spending
 from s2a_batch.client import Endpoint
@@ -110,7 +110,8 @@ class Assembly:
         self._say = say
         self._drain = drain
         self._rng = random.Random()  # noqa: S311  jitter, no secret
-        self._answer_model = answer_model(job.answer)
+        model = answer_model(job.answer)
+        self._answer_model = with_reasoning(model, job.answer) if job.arm == "cot" else model
         self._places: dict[str, _Place] = {}
         self._limiters: dict[tuple[str, str, str], _Shared] = {}
         self._endpoints: dict[tuple[object, ...], Endpoint] = {}
@@ -126,12 +127,13 @@ class Assembly:
                 self._places[name] = await self._place(stack, name, stage)
             # Lanes made first go first: what is started gets finished.
             answer = None if job.only else await self._stage(stack, "answer", job.answer, self._answer_model)
-            rewrite = await self._stage(stack, "rewrite", job.rewrite, RewriteReply)
+            rewrite = None
+            if job.arm == "s2a":
+                rewrite = await self._stage(stack, "rewrite", job.rewrite, REWRITE_REPLIES[job.rewrite.form])
             pipeline = Pipeline(
                 rewrite,
                 answer,
-                rewrite_job=job.rewrite,
-                answer_job=job.answer,
+                job=job,
                 fingerprint=fingerprint,
                 rewrite_fingerprint=rewrite_fingerprint,
                 write=write,

@@ -52,6 +52,7 @@ FailureKind = Literal[
     "empty_answer",
     "only_reasoning",
     "invalid_reply",
+    "check_failed",
     # our own fault
     "bug",
 ]

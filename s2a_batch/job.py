@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue, model_validator
 from s2a_batch.bounds import Limits, Retry, Table
 from s2a_batch.caps import Budget, Price
 from s2a_batch.errors import JobError
+from s2a_batch.forms import Fields
 from s2a_batch.freeform import Body, Headers, Variable
 from s2a_batch.masking import masked_url
 
@@ -32,14 +33,10 @@ _TWO_KEYS: Final = "give api_key_env or api_key_file, not both; one place holds 
 
 Mode = Literal["json_schema", "tools", "json", "md_json"]
 Preset = Literal["unbiased", "relevance", "question"]
+Form = Literal["split", "single", "passages"]
+Policy = Literal["answer_anyway", "keep_original", "original", "fail"]
+Arm = Literal["s2a", "baseline", "instructed", "cot", "oracle"]
 AnswerType = Literal["text", "int", "float", "bool", "choice"]
-
-
-class Fields(Table):
-    """Under which names an input object holds its parts."""
-
-    prompt: str = "prompt"
-    id: str = "id"
 
 
 class StageJob(Table):
@@ -86,6 +83,9 @@ class RewriteJob(StageJob):
     """Stage 1."""
 
     preset: Preset = "relevance"
+    form: Form = Field(default="split", description="Context and question, one text, or numbers of passages to keep.")
+    skip: bool = Field(default=False, description="Ask no rewrite of a prompt that is one plain question.")
+    reask_failed: bool | None = Field(default=None, description="Ask once more when a check fails; None: by policy.")
 
 
 class AnswerJob(StageJob):
@@ -95,8 +95,10 @@ class AnswerJob(StageJob):
     choices: tuple[str, ...] = Field(default=(), description="The options of type 'choice'.")
     schema_file: Path | None = Field(default=None, description="A JSON Schema of an object.")
     class_: str | None = Field(default=None, alias="class", description="package.module:Model, a pydantic model.")
-    instructed: bool = Field(default=True, description="Tell the model to answer without bias.")
+    instructed: bool | str = Field(default=True, description="Ask for an answer without bias; a text: in these words.")
     keep_original: bool = Field(default=False, description="Show the original prompt beside the rewrite.")
+    on_failed_check: Policy = Field(default="answer_anyway", description="When a rewrite fails a check, re-asked.")
+    baseline_share: float = Field(default=0.0, ge=0, le=1, description="Also answer so many of the prompts as given.")
 
     @model_validator(mode="after")
     def _one_type(self) -> AnswerJob:
@@ -125,6 +127,9 @@ class Job(Table):
     api_key_env: Variable | None = None
     api_key_file: Path | None = Field(default=None, description="In place of api_key_env.")
     only: Literal["rewrite"] | None = Field(default=None, description="Stop after this stage.")
+    arm: Arm = Field(default="s2a", description="How records are answered; all but s2a in one stage.")
+    decoding: Literal["paper"] | None = Field(default=None, description="Temperature 0.6 and top_p 0.9, as the paper.")
+    rewrites: Path | None = Field(default=None, description="A run's directory whose rewrites are used.")
     fields: Fields = Fields()
     rewrite: RewriteJob = RewriteJob()
     answer: AnswerJob = AnswerJob()
@@ -145,10 +150,11 @@ class Job(Table):
         shared = {name: job[name] for name in ("model", "base_url", *_KEY_PLACES) if job.get(name) is not None}
         if shared.keys() >= _KEY_PLACES:
             raise ValueError(_TWO_KEYS)
+        decoding = _PAPER if job.get("decoding") == "paper" else {}
         for stage in ("rewrite", "answer"):
             table = job.get(stage, {})
             if isinstance(table, dict):
-                filled[stage] = _embedded_defaults(_inherited(table, shared) | table)
+                filled[stage] = decoding | _embedded_defaults(_inherited(table, shared) | table)
         return filled
 
     @model_validator(mode="after")
@@ -157,6 +163,8 @@ class Job(Table):
             raise ValueError(
                 f"output {self.output} is a file; it is the run's directory and must be new or one of ours"
             )
+        if self.only is not None and self.arm != "s2a":
+            raise ValueError(f"only = 'rewrite' and arm = '{self.arm}' exclude each other: that arm has no rewrite")
         for name, stage in (("rewrite", self.rewrite), ("answer", self.answer)):
             if stage.base_url is not None and stage.model is None:
                 raise ValueError(f"{name} has a base_url and no model; name the model")
@@ -165,12 +173,24 @@ class Job(Table):
 
     def stages(self) -> dict[StageName, StageJob]:
         """The stages that run, by name."""
-        stages: dict[StageName, StageJob] = {"rewrite": self.rewrite}
-        return stages if self.only else {**stages, "answer": self.answer}
+        if self.arm != "s2a":
+            return {"answer": self.answer}
+        return {"rewrite": self.rewrite} if self.only else {"rewrite": self.rewrite, "answer": self.answer}
+
+    @property
+    def reasks_failed(self) -> bool:
+        """Whether a rewrite that fails a check is asked for once more; by default when its failure matters."""
+        asked = self.rewrite.reask_failed
+        return self.answer.on_failed_check != "answer_anyway" if asked is None else asked
 
     def settings(self) -> dict[str, JsonValue]:
         """What can change a result, flat: `rewrite.model`, `answer.type`, .. A resume needs all of it equal."""
         parts = {"fields": self.fields.model_dump()} | {name: stage.settings() for name, stage in self.stages().items()}
+        if self.arm != "s2a":
+            parts["answer"]["arm"] = self.arm
+        else:
+            parts["rewrite"] |= {"reask_failed": self.reasks_failed}
+            parts["rewrite"] |= {} if self.rewrites is None else {"from": str(self.rewrites)}
         return {f"{part}.{name}": value for part, table in parts.items() for name, value in table.items()}
 
     def effective(self) -> dict[str, JsonValue]:
@@ -187,6 +207,7 @@ def is_embedded(stage: StageJob) -> bool:
     return stage.base_url is None and _is_local(stage.model)
 
 
+_PAPER: Final[dict[str, JsonValue]] = {"temperature": 0.6, "top_p": 0.9}  # arXiv 2311.11829, sec. 4
 _EMBEDDED_DEFAULTS: Final[dict[str, JsonValue]] = {
     "model": EMBEDDED,
     "temperature": 0.0,

@@ -84,7 +84,11 @@ def _anchor(table: dict[str, JsonValue], folder: Path) -> None:
     """Make the paths of a job file relative to its directory."""
     answer, rewrite = table.get("answer"), table.get("rewrite")
     of_stage = ("api_key_file", "schema_file")
-    for part, names in ((table, ("input", "output", "api_key_file")), (rewrite, of_stage), (answer, of_stage)):
+    for part, names in (
+        (table, ("input", "output", "rewrites", "api_key_file")),
+        (rewrite, of_stage),
+        (answer, of_stage),
+    ):
         for name in names:
             if isinstance(part, dict) and isinstance(part.get(name), str):
                 part[name] = os.path.normpath(folder / Path(str(part[name])).expanduser())

@@ -7,38 +7,39 @@ record's dead letter.
 
 from __future__ import annotations
 
-import json
 import traceback
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from s2a_batch import checks, prompts
+from s2a_batch import prompts
+from s2a_batch.draft import Draft, FinishedRewrite
 from s2a_batch.errors import Drained, RecordError, StopRun
-from s2a_batch.records import Check, Outcome, RecordFault, Rewrite, StageAudit, Stages, result_line
-from s2a_batch.stages import Trail
+from s2a_batch.records import Outcome, RecordFault, Rewrite, result_line
+from s2a_batch.rewriting import Rewriting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pydantic import JsonValue
 
-    from s2a_batch.errors import FailureKind
-    from s2a_batch.job import AnswerJob, RewriteJob
+    from s2a_batch.job import AnswerJob, Job
     from s2a_batch.records import BadLine, Record, Status
     from s2a_batch.stages import Stage
+
+# Without a rewrite there is nothing else to show: what could not be had is as bad as what failed a check.
+_FALL_BACK: Final = ("original", "keep_original")
+_SHARES: Final = 1 << 32
 
 
 class Pipeline:
     """A record's way through both stages.
 
     Args:
-        rewrite: Stage 1.
+        rewrite: Stage 1; None for an arm that answers the prompt as it is given.
         answer: Stage 2; None stops after stage 1.
-        rewrite_job: How stage 1 asks.
-        answer_job: How stage 2 asks.
+        job: How they ask.
         fingerprint: Of the settings; goes into every result.
         rewrite_fingerprint: Of those that can change a rewrite; goes into every saved one.
         write: Puts the line of a record that is now answered, failed or rewritten on the disk.
@@ -46,19 +47,17 @@ class Pipeline:
 
     def __init__(  # noqa: PLR0913  the parts of the design, each once
         self,
-        rewrite: Stage,
+        rewrite: Stage | None,
         answer: Stage | None,
         *,
-        rewrite_job: RewriteJob,
-        answer_job: AnswerJob,
+        job: Job,
         fingerprint: str,
         rewrite_fingerprint: str,
         write: Callable[[Status, bytes], Awaitable[None]],
     ) -> None:
-        self._rewrite = rewrite
+        self._rewriting = None if rewrite is None else Rewriting(rewrite, job.rewrite, reask=job.reasks_failed)
         self._answer = answer
-        self._rewrite_job = rewrite_job
-        self._answer_job = answer_job
+        self._job = job
         self._fingerprint = fingerprint
         self._rewrite_fingerprint = rewrite_fingerprint
         self._write = write
@@ -77,13 +76,12 @@ class Pipeline:
             Drained: The record stays pending; a finished rewrite is written.
             StopRun: The run cannot go on; the record stays pending.
         """
-        line = _Line(record, self._fingerprint, datetime.now(UTC), anyio.current_time(), finished)
+        draft = Draft(record, self._fingerprint, datetime.now(UTC), anyio.current_time(), finished)
         try:
-            outcome = await self._outcome(line)
+            outcome = await self._outcome(draft)
             return None if outcome is None else await self.settle(record, outcome)
         finally:
-            if line.trail is not None:
-                line.trail.release()
+            draft.release()
 
     async def settle(self, record: Record | BadLine, outcome: Outcome) -> Outcome:
         """Write what became of a record; an answer that is no JSON, as a user's class may make it, is a dead letter."""
@@ -107,119 +105,89 @@ class Pipeline:
             seconds=0,
         )
 
-    async def _outcome(self, line: _Line) -> Outcome | None:
+    async def _outcome(self, draft: Draft) -> Outcome | None:
         try:
-            if line.rewrite is None:
-                line.rewrite = await self._rewritten(line)
+            if self._rewriting is not None and draft.rewrite is None:
+                await self._rewrite(draft, self._rewriting)
             if self._answer is None:
                 return None
-            return line.outcome("answered", answer=await self._answered(self._answer, line))
+            return draft.outcome("answered", answer=await self._answered(self._answer, draft))
         except RecordError as error:
-            return line.outcome("failed", error=line.fault(error.kind, str(error)))
+            return draft.outcome("failed", error=draft.fault(error.kind, str(error)))
         except (Drained, StopRun):
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  the one place that turns a record's bug into its dead letter
             where = traceback.extract_tb(error.__traceback__)[-1]
-            message = f"{type(error).__name__} in {where.name} (line {where.lineno}); please report it"
-            return line.outcome("failed", error=line.fault("bug", message))
+            what = f"{type(error).__name__} in {where.name} (line {where.lineno})"
+            if draft.stage is self._answer is not None and self._job.answer.class_ is not None:
+                return draft.outcome(
+                    "failed", error=draft.fault("invalid_reply", f"{what}, raised by the answer's class")
+                )
+            return draft.outcome("failed", error=draft.fault("bug", f"{what}; please report it"))
 
-    async def _rewritten(self, line: _Line) -> FinishedRewrite:
-        job, record = self._rewrite_job, line.record
-        messages = prompts.rewrite_messages(
-            record.prompt, preset=job.preset, instructions=job.instructions, examples=job.examples
-        )
-        line.stage, line.trail = self._rewrite, (trail := Trail(anyio.current_time()))
-        reply = await self._rewrite.run(messages, trail)
-        if isinstance(reply, str):
-            raise RecordError("invalid_reply", "the rewrite came as plain text")
-        parts = reply.model_dump()
-        audit = self._rewrite.audit(trail)
-        rewrite = Rewrite(**parts, raw=trail.text)
-        done = FinishedRewrite(rewrite, audit, checks.judge_rewrite(record.prompt, rewrite))
-        line.rewrite, line.trail = done, None
-        saved = line.outcome("rewritten").model_copy(update={"fingerprint": self._rewrite_fingerprint})
+    async def _rewrite(self, draft: Draft, rewriting: Rewriting) -> None:
+        """Ask for the rewrite and write it; when none can be had, the policy may go on without."""
         try:
-            await self._write("rewritten", result_line(record, saved))
-        finally:
-            trail.release()
-        return done
+            draft.rewrite = await rewriting.rewrite(draft)
+        except RecordError as error:
+            if self._answer is None or self._job.answer.on_failed_check not in _FALL_BACK or error.kind == "bug":
+                raise
+            draft.end()
+            draft.policy = "original"
+            return
+        outcome = draft.outcome("rewritten").model_copy(update={"fingerprint": self._rewrite_fingerprint})
+        await self._write("rewritten", result_line(draft.record, outcome))
+        draft.release()
 
-    async def _answered(self, stage: Stage, line: _Line) -> JsonValue:
-        job, rewrite = self._answer_job, line.finished().rewrite
-        messages = prompts.answer_messages(
-            rewrite.relevant_context,
-            rewrite.user_query,
-            instructed=job.instructed,
-            instructions=job.instructions,
-            examples=shown_examples(job),
-            original=line.record.prompt if job.keep_original else None,
-        )
-        line.stage, line.trail = stage, Trail(anyio.current_time())
-        reply = await stage.run(messages, line.trail)
+    async def _answered(self, stage: Stage, draft: Draft) -> JsonValue:
+        job, asked = self._job.answer, draft.record.asked
+        if self._job.arm != "s2a":
+            if self._job.arm == "oracle" and asked.oracle is None:
+                raise RecordError("bad_prompt", f"'{self._job.fields.oracle}' is missing: there is no oracle's prompt")
+            direct = prompts.direct_messages(asked, self._job.arm, instructed=job.instructed)
+            return await self._ask(stage, draft, direct)
+        if _is_drawn(draft.record.key, job.baseline_share):
+            await self._ask_baseline(stage, draft)
+        if draft.policy is None and draft.rewrite is not None and draft.rewrite.failed():
+            draft.policy = job.on_failed_check
+        if draft.policy == "fail":
+            failed = draft.finished().failed()[0]
+            raise RecordError("check_failed", f"the rewrite failed the check {failed.name}: {failed.message}")
+        if draft.policy == "original":
+            return await self._ask(stage, draft, prompts.direct_messages(asked, "baseline"))
+        return await self._ask(stage, draft, _from_rewrite(draft, job))
+
+    async def _ask(self, stage: Stage, draft: Draft, messages: list[prompts.Message]) -> JsonValue:
+        reply = await stage.run(messages, draft.begin(stage))
+        stage.tally.done += 1
         return {"answer": reply} if isinstance(reply, str) else reply.model_dump(mode="json")
 
-
-@dataclass(frozen=True, slots=True)
-class FinishedRewrite:
-    """A rewrite with its audit, from this execution or read back from an earlier one."""
-
-    rewrite: Rewrite
-    audit: StageAudit | None
-    checks: tuple[Check, ...]
-
-    @classmethod
-    def from_line(cls, line: bytes, fingerprint: str) -> FinishedRewrite | None:
-        """Read back a line of `rewrites.jsonl`; None when other settings or another version of ours made it."""
+    async def _ask_baseline(self, stage: Stage, draft: Draft) -> None:
+        """Answer the prompt as given too, to see how often a rewrite turns the answer; a failure changes nothing."""
         try:
-            found = json.loads(line)
-            if found["fingerprint"] != fingerprint:
-                return None
-            audit = found["stages"]["rewrite"]
-            return cls(
-                Rewrite.model_validate(found["rewrite"]),
-                None if audit is None else StageAudit.model_validate(audit),
-                tuple(Check.model_validate(c) for c in found["checks"]),
-            )
-        except (ValueError, KeyError, TypeError):
-            return None
+            draft.baseline = await self._ask(stage, draft, prompts.direct_messages(draft.record.asked, "baseline"))
+        except RecordError:
+            draft.baseline = None
+        draft.end("baseline")
 
 
-@dataclass(slots=True)
-class _Line:
-    """A result line in the making."""
+def _from_rewrite(draft: Draft, job: AnswerJob) -> list[prompts.Message]:
+    rewrite: Rewrite = draft.finished().rewrite
+    keep = job.keep_original or draft.policy == "keep_original"
+    return prompts.answer_messages(
+        rewrite.relevant_context,
+        rewrite.user_query,
+        instructed=job.instructed,
+        instructions=job.instructions,
+        examples=shown_examples(job),
+        original=draft.record.prompt if keep else None,
+        asked=draft.record.asked,
+    )
 
-    record: Record
-    fingerprint: str
-    started_at: datetime
-    started: float
-    rewrite: FinishedRewrite | None = None
-    stage: Stage | None = None
-    trail: Trail | None = None
 
-    def finished(self) -> FinishedRewrite:
-        if self.rewrite is None:
-            raise RecordError("bug", "the answer stage began without a rewrite")
-        return self.rewrite
-
-    def fault(self, kind: FailureKind, message: str) -> RecordFault:
-        name = "rewrite" if self.stage is None else self.stage.name
-        return RecordFault(kind=kind, message=message, stage=name, line=self.record.line)
-
-    def outcome(self, status: Status, *, answer: JsonValue = None, error: RecordFault | None = None) -> Outcome:
-        audits = {"rewrite": None if self.rewrite is None else self.rewrite.audit}
-        if self.stage is not None and self.trail is not None:
-            audits[self.stage.name] = self.stage.audit(self.trail)
-        return Outcome(
-            status=status,
-            answer=answer,
-            rewrite=None if self.rewrite is None else self.rewrite.rewrite,
-            error=error,
-            checks=() if self.rewrite is None else self.rewrite.checks,
-            stages=Stages(**audits),
-            fingerprint=self.fingerprint,
-            started_at=self.started_at.isoformat(timespec="milliseconds"),
-            seconds=round(anyio.current_time() - self.started, 6),
-        )
+def _is_drawn(key: str, share: float) -> bool:
+    """Whether a record is in a sample of this share: always the same ones, spread evenly."""
+    return int(key[:8], 16) < share * _SHARES
 
 
 def shown_examples(job: AnswerJob) -> prompts.Examples:

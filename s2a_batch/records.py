@@ -7,17 +7,21 @@ line, so 9007199254740993, 0.10 and every escape come back as they were; nothing
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from s2a_batch.errors import FailureKind
+
+if TYPE_CHECKING:
+    from s2a_batch.forms import Asked
 
 SCHEMA_VERSION: Final = 1
 LINE_PREFIX: Final = b'{"schema":%d,"key":"' % SCHEMA_VERSION
 """How every line of every output file begins, so that a resume reads keys without parsing JSON."""
 
 StageName = Literal["rewrite", "answer"]
+AuditName = Literal["rewrite", "answer", "baseline"]
 Status = Literal["answered", "failed", "rewritten"]
 Level = Literal["error", "warn", "info"]
 
@@ -134,6 +138,7 @@ class Stages(Wire):
 
     rewrite: StageAudit | None = None
     answer: StageAudit | None = None
+    baseline: StageAudit | None = None
 
 
 class Outcome(Wire):
@@ -141,10 +146,11 @@ class Outcome(Wire):
 
     status: Status
     answer: JsonValue = None
+    baseline: JsonValue = Field(default=None, description="The answer to the prompt as given, for a sample.")
     rewrite: Rewrite | None = None
     error: RecordFault | None = None
     checks: tuple[Check, ...] = ()
-    policy: str | None = None
+    policy: str | None = Field(default=None, description="What was done in place of answering from a sound rewrite.")
     stages: Stages = Stages()
     fingerprint: str
     started_at: str
@@ -160,14 +166,19 @@ class Record:
         line: Physical line number, from 1.
         id_json: The input's id as JSON text, `null` when it has none.
         input_json: The whole input object as it stands in the file, ends trimmed.
-        prompt: The user's text.
+        asked: What it asks.
     """
 
     key: str
     line: int
     id_json: bytes
     input_json: bytes
-    prompt: str
+    asked: Asked
+
+    @property
+    def prompt(self) -> str:
+        """All of the user's text that is rewritten."""
+        return self.asked.prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +268,9 @@ class Summary(Wire):
     answer: StageSummary
     seconds: float
     stopped: str | None
+    policies: dict[str, int] = Field(default={}, description="Records that were not answered from a sound rewrite.")
+    baselines: int = Field(default=0, description="Records whose prompt was also answered as it was given.")
+    flips: int = Field(default=0, description="Of these: with another answer.")
 
     @property
     def cost_usd(self) -> float | None:

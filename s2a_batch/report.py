@@ -39,8 +39,8 @@ class StageTally:
         A re-ask follows a reply that did not fit, a retry follows any other fault but a rate limit.
         """
         after = None if before is None or before.error is None else before.error.kind
-        self.reasks += after == "invalid_reply"
-        self.retries += after not in (None, "invalid_reply", "rate_limited")
+        self.reasks += after in ("invalid_reply", "check_failed")
+        self.retries += after not in (None, "invalid_reply", "check_failed", "rate_limited")
         self.seconds += attempt.seconds
         self.rate_limited += attempt.error is not None and attempt.error.kind == "rate_limited"
         if attempt.usage is not None:
@@ -85,6 +85,9 @@ class Tally:
     rewritten: int = 0
     failed: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
+    policies: Counter[str] = field(default_factory=Counter)
+    baselines: int = 0
+    flips: int = 0
     read_bytes: int = 0
     total_bytes: int | None = None
     limit: int | None = None
@@ -111,7 +114,12 @@ class Tally:
         """Count one record that came to its end; None: a rewrite that is all that was wanted."""
         if outcome is None:
             self.rewritten += 1
-        elif outcome.error is None:
+            return
+        if outcome.policy is not None:
+            self.policies[outcome.policy] += 1
+        self.baselines += outcome.baseline is not None
+        self.flips += outcome.baseline is not None and outcome.baseline != outcome.answer
+        if outcome.error is None:
             self.answered += 1
         else:
             self.failed += 1
@@ -170,4 +178,7 @@ class Tally:
             answer=self.answer.summary(),
             seconds=round(seconds, 3),
             stopped=stopped,
+            policies=dict(sorted(self.policies.items())),
+            baselines=self.baselines,
+            flips=self.flips,
         )

@@ -57,6 +57,8 @@ class Resume:
     """Prepares a locked run directory for one execution of a job.
 
     Attributes:
+        directory: The run's, locked.
+        keys: What is done, once prepared.
         fingerprint: Of all that can change an answer; goes into every result. Settled by `prepare`.
         rewrite_fingerprint: Of all that can change a rewrite; goes into every saved one, which others do not use.
         totals: What the executions before this one used; known once prepared.
@@ -67,13 +69,13 @@ class Resume:
     ) -> None:
         self._job = job
         self._options = options
-        self._directory = directory
-        self._keys = keys
+        self.directory = directory
+        self.keys = keys
         self._say = say
         self.totals = Totals()
         self._settings = settings_of(job)
         self.fingerprint = fingerprint(self._settings)
-        self.rewrite_fingerprint = fingerprint(_rewrites(self._settings))
+        self.rewrite_fingerprint = fingerprint(rewrite_settings(self._settings))
 
     def prepare(self) -> int:
         """Repair, compare with what was run here before, learn what is done; returns how many records are.
@@ -85,19 +87,19 @@ class Resume:
         try:
             return self._prepare()
         except OSError as error:
-            place = error.filename or self._directory.path
+            place = error.filename or self.directory.path
             raise OutputError(f"{place}: cannot be made ready for a resume: {error.strerror}") from None
 
     def _prepare(self) -> int:
-        aside = self._directory.finish_setting_aside()
+        aside = self.directory.finish_setting_aside()
         if self._options.fresh and aside is None:
-            aside = self._directory.set_all_aside()
+            aside = self.directory.set_all_aside()
         if aside is not None:
-            self._say(f"the earlier run was set aside in {self._directory.path / aside}")
+            self._say(f"the earlier run was set aside in {self.directory.path / aside}")
         self._settle()
-        for note in self._directory.cut_tails():
+        for note in self.directory.cut_tails():
             self._say(note)
-        if self._options.retry_failed and (aside := self._directory.set_dead_letters_aside()):
+        if self._options.retry_failed and (aside := self.directory.set_dead_letters_aside()):
             self._say(f"failed records are pending again; their dead letters are kept in {aside}")
         done = self._read_done()
         self.write_manifest(None)
@@ -106,16 +108,16 @@ class Resume:
     def _read_done(self) -> int:
         only_rewrite = self._job.only == "rewrite"
         try:
-            return self._directory.read_done(self._keys, only_rewrite=only_rewrite)
+            return self.directory.read_done(self.keys, only_rewrite=only_rewrite)
         except DamagedLineError:
-            self._keys.clear()
-            for note in self._directory.repair():
+            self.keys.clear()
+            for note in self.directory.repair():
                 self._say(note)
-            return self._directory.read_done(self._keys, only_rewrite=only_rewrite)
+            return self.directory.read_done(self.keys, only_rewrite=only_rewrite)
 
     def write_manifest(self, summary: Summary | None) -> None:
         """Say in `run.json` what runs or ran here; `summary` is None until the execution has ended."""
-        self._directory.write_manifest(
+        self.directory.write_manifest(
             {
                 "s2a_batch": __version__,
                 "fingerprint": self.fingerprint,
@@ -129,14 +131,14 @@ class Resume:
 
     def _settle(self) -> None:
         """Compare with what was run here before, and settle the settings that this execution stands for."""
-        manifest = rundir.read_manifest(self._directory.path)
+        manifest = rundir.read_manifest(self.directory.path)
         self.totals = totals_in(manifest)
         found = compare(manifest, self._settings, self._job.only)
         if manifest is None and not self._made_by_these():
             found = [f"which ones is unknown: there are results and no {rundir.MANIFEST}"]
         if found and not self._options.accept_changes:
             raise JobError(
-                f"{self._directory.path}: was run with other settings, and a resume would mix answers:\n  "
+                f"{self.directory.path}: was run with other settings, and a resume would mix answers:\n  "
                 + "\n  ".join(found)
                 + "\nhint: another output directory, --fresh to start anew here, or --accept-changes to go on"
             )
@@ -145,7 +147,7 @@ class Resume:
 
     def _made_by_these(self) -> bool:
         """Whether these settings made what lies here, as far as the first line of each file tells; nothing: yes."""
-        return self._directory.fingerprints() <= {self.fingerprint, self.rewrite_fingerprint}
+        return self.directory.fingerprints() <= {self.fingerprint, self.rewrite_fingerprint}
 
 
 def check_paths(job: Job) -> None:
@@ -189,7 +191,7 @@ def compare(manifest: Settings | None, settings: Settings, only: str | None) -> 
     if not old:
         return []
     if not _answers(old):  # rewrites alone lie there, and any answers may be made from them
-        new = _rewrites(new)
+        new = rewrite_settings(new)
     return changes(old, new)
 
 
@@ -198,7 +200,8 @@ def _settings_in(manifest: Settings | None) -> Settings:
     return found if isinstance(found, dict) else {}
 
 
-def _rewrites(settings: Settings) -> Settings:
+def rewrite_settings(settings: Settings) -> Settings:
+    """Those of them that can change a rewrite."""
     return {name: value for name, value in settings.items() if not name.startswith(_ANSWER)}
 
 

@@ -188,12 +188,6 @@ class RunDirectory:
         )
         return {json.loads(line).get("fingerprint") for line in firsts if line is not None}
 
-    def rewrite_line(self, offset: int) -> bytes:
-        """The line of `rewrites.jsonl` that begins at this byte."""
-        with (self.path / REWRITES).open("rb") as file:
-            file.seek(offset)
-            return file.readline()
-
     def write_manifest(self, manifest: dict[str, JsonValue]) -> None:
         """Replace `run.json` atomically; `OutputError` when it cannot be written."""
         temporary = self.path / (MANIFEST + NEW)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from s2a_batch.bounds import Limits
     from s2a_batch.job import Job
     from s2a_batch.keys import KeyIndex
-    from s2a_batch.resume import Options, Settings
+    from s2a_batch.resume import Options
 
 
 def check_setup(job: Job, environ: Mapping[str, str]) -> None:
@@ -68,7 +68,10 @@ def check_changes(job: Job, options: Options) -> None:
     settings, directory = resume.settings_of(job), RunDirectory(job.output)
     manifest = rundir.read_manifest(job.output)
     changed = resume.compare(manifest, settings, job.only)
-    if manifest is None and not directory.fingerprints() <= {fingerprint(settings), _of_rewrites(settings)}:
+    if manifest is None and not directory.fingerprints() <= {
+        fingerprint(settings),
+        fingerprint(resume.rewrite_settings(settings)),
+    }:
         changed = [f"which ones is unknown: there are results and no {rundir.MANIFEST}"]
     if changed and not options.accept_changes:
         rows = "\n  ".join(changed)
@@ -86,7 +89,9 @@ def read_done(job: Job, options: Options, keys: KeyIndex) -> None:
     if job.only:
         keys.add_done(_keys(job.output / rundir.REWRITES), "rewritten")
     else:
-        keys.add_rewrites(_usable(job.output / rundir.REWRITES, _of_rewrites(resume.settings_of(job))))
+        keys.add_rewrites(
+            _usable(job.output / rundir.REWRITES, fingerprint(resume.rewrite_settings(resume.settings_of(job))))
+        )
 
 
 def _keys(path: Path) -> Iterator[bytes]:
@@ -99,8 +104,3 @@ def _usable(path: Path, made_by: str) -> Iterator[tuple[bytes, int]]:
     for offset, line in linefiles.lines(path):
         if linefiles.is_sound(line) and mark in line:
             yield linefiles.key_of(line), offset
-
-
-def _of_rewrites(settings: Settings) -> str:
-    """The fingerprint of what can change a rewrite, as each saved one has it."""
-    return fingerprint({name: value for name, value in settings.items() if not name.startswith("answer.")})

@@ -13,6 +13,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch.errors import FailureKind, JobError
+from s2a_batch.forms import Number, UnusableInputError, asked, id_of, what
 from s2a_batch.records import BadLine, Known, Record
 from s2a_batch.textlines import LongLine, blocks_of_lines
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from s2a_batch.job import Fields
+    from s2a_batch.forms import Fields
     from s2a_batch.keys import KeyIndex
 
 MAX_LINE_BYTES: Final = 64 << 20
@@ -106,18 +107,12 @@ def _record(line: bytes, number: int, fields: Fields, key: str, *, ended: bool) 
             kind = "cut_line"
             message += "; the file ends without a newline, as if it were still being written: a later run reads it anew"
         return BadLine(key, number, b"null", None, _text(line), kind, message)
-    id_json = _id_json(line, fields.id, found.get(fields.id))
-    prompt = found.get(fields.prompt)
-    bad = _prompt_fault(found, fields.prompt)
-    if bad is not None or not isinstance(prompt, str):
-        return BadLine(key, number, id_json, line, None, "bad_prompt", bad or "the prompt is no text")
-    return Record(key, number, id_json, line, prompt)
-
-
-class _Number(str):
-    """A number as it stands in the text: never rounded, never limited in digits."""
-
-    __slots__ = ()
+    name = id_of(found, fields)
+    id_json = _id_json(line, name, found.get(name))
+    try:
+        return Record(key, number, id_json, line, asked(found, fields))
+    except UnusableInputError as error:
+        return BadLine(key, number, id_json, line, None, "bad_prompt", str(error))
 
 
 def _parse(line: bytes) -> dict[str, JsonValue]:
@@ -135,7 +130,7 @@ def _parse(line: bytes) -> dict[str, JsonValue]:
     except json.JSONDecodeError as error:
         raise _BadLineError("bad_json", f"not JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(found, dict):
-        raise _BadLineError("not_an_object", f"expected a JSON object, found {_name(found)}")
+        raise _BadLineError("not_an_object", f"expected a JSON object, found {what(found)}")
     if _SURROGATE.search(line):
         _refuse_lone_surrogates(found)
     return found
@@ -162,11 +157,11 @@ def _constant(word: str) -> JsonValue:
     raise _BadLineError("bad_json", f"{word} is not JSON; write null or a text")
 
 
-def _number(text: str) -> _Number:
+def _number(text: str) -> Number:
     """Beyond the range of doubles readers differ: infinity, an error, or (4,301 digits in Python) an error for ints."""
     if math.isinf(float(text)):
         raise _BadLineError("bad_json", f"the number {text[:40]} is too large for JSON readers; write it as text")
-    return _Number(text)
+    return Number(text)
 
 
 _DECODER: Final = json.JSONDecoder(
@@ -183,19 +178,9 @@ def _refuse_lone_surrogates(found: dict[str, JsonValue]) -> None:
         raise _BadLineError("bad_json", message) from None
 
 
-def _prompt_fault(found: dict[str, JsonValue], name: str) -> str | None:
-    if name not in found:
-        names = ", ".join(other[:_NAME_CHARS] for other in sorted(found)[:8])
-        return f"the field '{name}' is missing; the object has {names or 'no fields'}"
-    prompt = found[name]
-    if not isinstance(prompt, str) or isinstance(prompt, _Number):
-        return f"'{name}' is {_name(prompt)}, expected text"
-    return None if prompt.strip() else f"'{name}' is {'blank' if prompt else 'empty'}; it would make a model invent one"
-
-
 def _id_json(line: bytes, name: str, value: JsonValue) -> bytes:
     """The id as JSON: a text in ASCII, so that it can be looked up whatever its escapes; all else as it stands."""
-    if isinstance(value, _Number):
+    if isinstance(value, Number):
         return value.encode()
     if isinstance(value, dict | list):
         return _raw_value(line.decode(), name).encode()
@@ -212,11 +197,6 @@ def _raw_value(text: str, name: str) -> str:
             start += 1
         _, end = _DECODER.raw_decode(text, start)
     return text[start:end]
-
-
-def _name(value: JsonValue) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 def _text(raw: bytes) -> str:

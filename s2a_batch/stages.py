@@ -137,7 +137,6 @@ class Stage:
             self.health.judge(error, since=trail.started)
             empty_rewrite = error.kind == "empty_answer" and self.name == "rewrite"
             raise RecordError("empty_rewrite" if empty_rewrite else error.kind, str(error)) from None
-        self.tally.done += 1
         return parsed
 
     def parameters(self) -> Request:

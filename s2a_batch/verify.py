@@ -18,7 +18,7 @@ import anyio
 
 from s2a_batch import linefiles, rundir, source
 from s2a_batch.errors import JobError, LockedError
-from s2a_batch.job import Fields
+from s2a_batch.forms import Fields
 from s2a_batch.keys import KeyIndex, line_hash
 from s2a_batch.records import Known
 

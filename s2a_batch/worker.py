@@ -22,10 +22,10 @@ from s2a_batch import source
 from s2a_batch.assembly import Assembly, Parts
 from s2a_batch.errors import BudgetError, Drained, OutputError, StopRun
 from s2a_batch.keys import KeyIndex
-from s2a_batch.pipeline import FinishedRewrite
 from s2a_batch.records import BadLine, Known, Record
 from s2a_batch.report import Tally
 from s2a_batch.resume import Resume, check_paths
+from s2a_batch.rewrites import FinishedRewrites
 from s2a_batch.rundir import FILES, LINE_FILES, RunDirectory
 from s2a_batch.setup import check_setup
 from s2a_batch.sink import Sink
@@ -91,8 +91,12 @@ def run_job(
     """
     check_paths(job)
     check_setup(job, environ)
-    with RunDirectory(job.output) as directory, KeyIndex() as keys:
-        worker = _Worker(job, options, directory, keys, say)
+    with (
+        RunDirectory(job.output) as directory,
+        KeyIndex() as keys,
+        FinishedRewrites(job.output, keys, job.rewrites) as rewrites,
+    ):
+        worker = _Worker(job, options, Resume(job, options, directory, keys, say), rewrites, say)
         return anyio.run(worker.run, watch, environ)
 
 
@@ -100,12 +104,12 @@ class _Worker:
     """One execution."""
 
     def __init__(
-        self, job: Job, options: Options, directory: RunDirectory, keys: KeyIndex, say: Callable[[str], None]
+        self, job: Job, options: Options, resume: Resume, rewrites: FinishedRewrites, say: Callable[[str], None]
     ) -> None:
         self._job = job
         self._options = options
-        self._directory = directory
-        self._keys = keys
+        self._resume = resume
+        self._rewrites = rewrites
         self._say = say
         self._tally = Tally(limit=options.limit)
         self._drain = anyio.Event()
@@ -115,8 +119,7 @@ class _Worker:
         self._prepared = False
         self._taken = self._met = 0
         self._done_before = 0
-        self._resume = Resume(job, options, directory, keys, say)
-        self._sink = Sink(directory.path, LINE_FILES, fsync_s=job.fsync_s, synced=directory.note_synced)
+        self._sink = Sink(job.output, LINE_FILES, fsync_s=job.fsync_s, synced=resume.directory.note_synced)
 
     async def run(self, watch: Callable[[Live], Coroutine[None, None, None]], environ: Mapping[str, str]) -> Finished:
         self._live = Live(self._tally, anyio.current_time())
@@ -176,7 +179,7 @@ class _Worker:
         with suppress(OSError):
             self._tally.total_bytes = (await anyio.Path(self._job.input).stat()).st_size or None  # a pipe has none
         job, reached = self._job, self._tally.reached
-        async with aclosing(source.records(job.input, job.fields, self._keys, reached=reached)) as found:
+        async with aclosing(source.records(job.input, job.fields, self._resume.keys, reached=reached)) as found:
             async for record in found:
                 if isinstance(record, Known):
                     self._tally.skip(record)
@@ -223,9 +226,7 @@ class _Worker:
         if isinstance(record, BadLine):
             self._tally.note(await pipeline.settle(record, pipeline.dead_letter(record)))
             return
-        offset = self._keys.rewrite_offset(record.key)
-        line = None if offset is None else await anyio.to_thread.run_sync(self._directory.rewrite_line, offset)
-        finished = None if line is None else FinishedRewrite.from_line(line, self._resume.rewrite_fingerprint)
+        finished = await self._rewrites.find(record.key, self._resume.rewrite_fingerprint)
         self._tally.note(await pipeline.process(record, finished))
 
     async def _write(self, status: Status, line: bytes) -> None:

@@ -22,6 +22,7 @@ from s2a_batch.bounds import Retry
 from s2a_batch.budget import Meter, Spending
 from s2a_batch.caps import Budget
 from s2a_batch.client import Reply
+from s2a_batch.forms import Asked
 from s2a_batch.job import AnswerJob, Job, RewriteJob
 from s2a_batch.limits import Limiter
 from s2a_batch.records import Record, Usage
@@ -120,7 +121,7 @@ def usage(inputs: int, outputs: int) -> server.JsonObject:
 def a_record(prompt: str = "Is [[r-1]] so?", line: int = 1) -> Record:
     """A record as the source makes it."""
     body = json.dumps({"id": line, "prompt": prompt}).encode()
-    return Record(key=f"{line:032x}", line=line, id_json=str(line).encode(), input_json=body, prompt=prompt)
+    return Record(key=f"{line:032x}", line=line, id_json=str(line).encode(), input_json=body, asked=Asked(prompt))
 
 
 def a_limiter(

@@ -70,7 +70,7 @@ BAD: list[tuple[bytes, str, str]] = [
     (b"null", "not_an_object", "null"),
     (b'["[[x]] list?"]', "not_an_object", "a list"),
     (b"true", "not_an_object", "true or false"),
-    (b'{"question":"[[x]] why?"}', "bad_prompt", "'prompt' is missing; the object has question"),
+    (b'{"text":"[[x]] why?"}', "bad_prompt", "'prompt' is missing; the object has text"),
     (b'{"prompt":null}', "bad_prompt", "null"),
     (b'{"prompt":5}', "bad_prompt", "a number"),
     (b'{"prompt":[{"role":"user","content":"[[x]] why?"}]}', "bad_prompt", "a list"),

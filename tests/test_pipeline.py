@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2a_batch.bounds import Retry
+from s2a_batch.draft import FinishedRewrite
 from s2a_batch.errors import (
     AccountError,
     Drained,
@@ -23,9 +24,9 @@ from s2a_batch.errors import (
     UnusableReply,
 )
 from s2a_batch.job import AnswerJob, RewriteJob
-from s2a_batch.pipeline import FinishedRewrite, Pipeline
+from s2a_batch.pipeline import Pipeline
 from s2a_batch.records import LINE_PREFIX, Outcome, Usage, result_line
-from tests.fakes import FakeClient, Scripted, a_limiter, a_record, a_stage, in_virtual_time, usage
+from tests.fakes import FakeClient, Scripted, a_job, a_limiter, a_record, a_stage, in_virtual_time, usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,8 +65,7 @@ class Way:
         self.pipeline = Pipeline(
             stage1,
             None if only_rewrite else stage2,
-            rewrite_job=rewrite,
-            answer_job=answer,
+            job=a_job().model_copy(update={"rewrite": rewrite, "answer": answer}),
             fingerprint="f" * 12,
             rewrite_fingerprint="of rewrites",
             write=self.write,

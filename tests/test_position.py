@@ -12,7 +12,8 @@ import anyio.lowlevel
 import pytest
 
 from s2a_batch import source
-from s2a_batch.job import Fields, Job
+from s2a_batch.forms import Fields
+from s2a_batch.job import Job
 from s2a_batch.keys import KeyIndex
 from s2a_batch.resume import Options
 from s2a_batch.worker import run_job

@@ -16,7 +16,8 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from s2a_batch import checks, errors, jobfile, rundir
 from s2a_batch.bounds import Limits, Retry
 from s2a_batch.caps import Budget, Price
-from s2a_batch.job import AnswerJob, Fields, Job, RewriteJob, StageJob
+from s2a_batch.forms import Fields
+from s2a_batch.job import AnswerJob, Job, RewriteJob, StageJob
 from s2a_batch.records import Outcome, Rewrite
 from tests.processes import ROOT
 from tests.server import Plan, Upstream
@@ -80,6 +81,8 @@ def test_every_key_of_the_stages_is_documented_with_its_default() -> None:
     assert _keys(_rows("`[rewrite]` and `[answer]` both take:")) == dict(_fields(StageJob))
     own = {name: shown for name, shown in _fields(AnswerJob) if name not in StageJob.model_fields}
     assert _keys(_rows("`[answer]` also takes:")) == own
+    of_rewrite = {name: shown for name, shown in _fields(RewriteJob) if name not in StageJob.model_fields}
+    assert _keys(_rows("`[rewrite]` also takes:")) == of_rewrite
     presets = get_args(RewriteJob.model_fields["preset"].annotation)
     assert all(f'`"{preset}"`' in README for preset in presets)
 

@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 
 from s2a_batch import source
-from s2a_batch.job import Fields
+from s2a_batch.forms import Asked, Fields
 from s2a_batch.keys import KeyIndex
 from s2a_batch.records import (
     LINE_PREFIX,
@@ -121,7 +121,7 @@ def test_odd_texts_of_a_model_stay_within_their_line(text: str) -> None:
     rewrite = Rewrite(relevant_context=text, user_query=text, raw=text)
     check = Check(name="numbers", level="warn", message=text, words=(text,))
     line = result_line(
-        Record("k", 1, b"null", b'{"prompt":"why?"}', "why?"),
+        Record("k", 1, b"null", b'{"prompt":"why?"}', Asked("why?")),
         outcome(answer={text: text}, rewrite=rewrite.model_dump(), checks=[check.model_dump()]),
     )
     told = strict(line)
@@ -133,14 +133,14 @@ def test_odd_texts_of_a_model_stay_within_their_line(text: str) -> None:
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_json_has_not_is_never_written(number: float) -> None:
     """Python writes NaN by default, and other readers refuse the whole file because of it."""
-    assert strict(result_line(Record("k", 1, b"1", b"{}", ""), outcome(answer={"answer": number})))["answer"]
+    assert strict(result_line(Record("k", 1, b"1", b"{}", Asked("")), outcome(answer={"answer": number})))["answer"]
 
 
 def test_input_fields_named_like_ours_are_kept_apart() -> None:
     """A file with gold answers in `answer` and old states in `status` must fool neither us nor its owner."""
     fields = dict.fromkeys(("status", "answer", "error", "key", "line", "schema", "usage", "input", "raw"), "theirs")
     raw = json.dumps({"prompt": "why?", "id": 5, **fields}).encode()
-    told = strict(result_line(Record("k", 7, b"5", raw, "why?"), outcome(answer={"answer": "ours"})))
+    told = strict(result_line(Record("k", 7, b"5", raw, Asked("why?")), outcome(answer={"answer": "ours"})))
     assert told["input"] == json.loads(raw)
     assert (told["status"], told["answer"], told["key"], told["line"]) == ("answered", {"answer": "ours"}, "k", 7)
     assert (told["schema"], told["error"], told["id"]) == (SCHEMA_VERSION, None, 5)
@@ -149,7 +149,7 @@ def test_input_fields_named_like_ours_are_kept_apart() -> None:
 def test_a_line_begins_with_its_key() -> None:
     """A resume finds what is done by the first bytes of a line, a million lines a second."""
     records: list[Record | BadLine] = [
-        Record("ab12-3", 1, b"null", b"{}", ""),
+        Record("ab12-3", 1, b"null", b"{}", Asked("")),
         BadLine("ab12-3", 1, b"null", None, "x", "bad_json", "m"),
     ]
     for record in records:
@@ -160,7 +160,7 @@ def test_a_line_begins_with_its_key() -> None:
 
 def test_a_line_as_long_as_a_book_is_copied_few_times() -> None:
     """The input is spliced in; each needless copy is paid once for every record under way."""
-    record = Record("k", 1, b"1", b'{"prompt":"' + b"x" * 1_000_000 + b'"}', "")
+    record = Record("k", 1, b"1", b'{"prompt":"' + b"x" * 1_000_000 + b'"}', Asked(""))
     tracemalloc.start()
     line = result_line(record, outcome())
     peak = tracemalloc.get_traced_memory()[1]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from s2a_batch import source
 from s2a_batch.errors import InputError, JobError
-from s2a_batch.job import Fields
+from s2a_batch.forms import Fields
 from s2a_batch.keys import KeyIndex
 from s2a_batch.records import BadLine, Known, Record
 

@@ -1,0 +1,74 @@
+"""Finished rewrites that need not be asked for: this run's own, and those of another run that the job names.
+
+Invariant: the other run's directory is read only, also while that run goes on.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
+
+import anyio.to_thread
+
+from s2a_batch import linefiles, rundir
+from s2a_batch.draft import FinishedRewrite
+from s2a_batch.errors import JobError
+from s2a_batch.keys import KeyIndex
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class FinishedRewrites:
+    """Looks rewrites up by their record's key. A context manager.
+
+    Args:
+        own: The run's directory.
+        keys: Knows where in it the rewrites of pending records lie.
+        other: A directory whose rewrites are used, whatever settings made them; None: no other.
+
+    Raises:
+        JobError: There are no rewrites in the other directory.
+    """
+
+    def __init__(self, own: Path, keys: KeyIndex, other: Path | None) -> None:
+        self._own = own / rundir.REWRITES
+        self._keys = keys
+        self._other = None if other is None else other / rundir.REWRITES
+        self._other_keys: KeyIndex | None = None
+        self._files = ExitStack()
+
+    def __enter__(self) -> Self:
+        if self._other is not None:
+            if not self._other.is_file():
+                raise JobError(f"{self._other}: no such file; 'rewrites' names the directory of another run")
+            self._other_keys = self._files.enter_context(KeyIndex())
+            self._other_keys.add_rewrites(linefiles.scan(self._other))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    async def find(self, key: str, fingerprint: str) -> FinishedRewrite | None:
+        """The rewrite of the record with this key.
+
+        Args:
+            key: The record's.
+            fingerprint: Of the settings that a rewrite of this run must have.
+        """
+        if (offset := self._keys.rewrite_offset(key)) is not None:
+            line = await anyio.to_thread.run_sync(_line, self._own, offset)
+            if (found := FinishedRewrite.from_line(line, fingerprint)) is not None:
+                return found
+        if self._other is None or self._other_keys is None:
+            return None
+        if (offset := self._other_keys.rewrite_offset(key)) is None:
+            return None
+        return FinishedRewrite.from_line(await anyio.to_thread.run_sync(_line, self._other, offset), None)
+
+
+def _line(path: Path, offset: int) -> bytes:
+    """The line that begins at this byte."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.readline()

@@ -1,0 +1,106 @@
+"""Stage 1 of a record: asks for the rewrite in the job's form, judges it, and asks once more when a check fails.
+
+Invariant: what is judged, kept and answered is one and the same rewrite.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from s2a_batch import checks, passages, prompts
+from s2a_batch.answers import PassagesReply, RewriteReply, SingleReply
+from s2a_batch.draft import FinishedRewrite
+from s2a_batch.errors import RecordError
+from s2a_batch.records import Rewrite
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from s2a_batch.draft import Draft
+    from s2a_batch.forms import Asked
+    from s2a_batch.job import RewriteJob
+    from s2a_batch.stages import Stage, Trail
+
+
+# Who speaks of himself may hold an opinion; such a prompt is rewritten.
+_STANCE: Final = re.compile(
+    r"\b(I|I'[a-z]+|me|my|we|our|us)\b|\b(surely|obviously|clearly|right|isn't it)\b", re.IGNORECASE
+)
+
+
+class Rewriting:
+    """How one job rewrites.
+
+    Args:
+        stage: What the requests pass through.
+        job: Preset, form and wording.
+        reask: Ask once more, with the reason, when a check fails.
+    """
+
+    def __init__(self, stage: Stage, job: RewriteJob, *, reask: bool) -> None:
+        self._stage = stage
+        self._job = job
+        self._reask = reask
+
+    async def rewrite(self, draft: Draft) -> FinishedRewrite:
+        """The judged rewrite of a record.
+
+        Raises:
+            RecordError: None can be had.
+            Drained: The record stays pending.
+            StopRun: The run cannot go on.
+        """
+        asked = draft.record.asked
+        if self._job.skip and is_plain_question(asked.prompt):
+            plain = Rewrite(relevant_context="", user_query=asked.prompt, raw="")
+            return FinishedRewrite(plain, None, (), "skipped")
+        parts = passages.passages(asked.prompt) if self._job.form == "passages" else []
+        messages = prompts.rewrite_messages(
+            passages.numbered(parts) if parts else asked.prompt,
+            preset=self._job.preset,
+            form=self._job.form,
+            instructions=self._job.instructions,
+            examples=self._job.examples,
+        )
+        trail = draft.begin(self._stage)
+        rewrite = await self._ask(messages, trail, parts)
+        self._stage.tally.done += 1
+        found = self._judged(asked, rewrite, trail)
+        if not (failed := found.failed()) or not self._reask:
+            return found
+        reason = "; ".join(f"{check.message}{_listed(check.words)}" for check in failed)
+        trail.mark_invalid("check_failed", f"{failed[0].name}: {reason}"[:300])
+        try:
+            again = await self._ask(prompts.reask_messages(messages, trail.text, reason), trail, parts)
+        except RecordError:  # there is the first one, and the policy
+            return FinishedRewrite(found.rewrite, self._stage.audit(trail), found.checks)
+        second = self._judged(asked, again, trail)
+        better = second if len(second.failed()) <= len(failed) else found
+        return FinishedRewrite(better.rewrite, second.audit, better.checks)
+
+    async def _ask(self, messages: list[prompts.Message], trail: Trail, parts: list[str]) -> Rewrite:
+        return _parts_of(await self._stage.run(messages, trail), parts, trail.text)
+
+    def _judged(self, asked: Asked, rewrite: Rewrite, trail: Trail) -> FinishedRewrite:
+        return FinishedRewrite(rewrite, self._stage.audit(trail), checks.judge_rewrite(asked.prompt, rewrite))
+
+
+def _parts_of(reply: BaseModel | str, parts: list[str], raw: str) -> Rewrite:
+    if isinstance(reply, SingleReply):
+        return Rewrite(relevant_context="", user_query=reply.rewritten, raw=raw)
+    if isinstance(reply, PassagesReply):
+        return Rewrite(relevant_context=passages.kept(parts, reply.keep), user_query=reply.user_query, raw=raw)
+    if isinstance(reply, RewriteReply):
+        return Rewrite(relevant_context=reply.relevant_context, user_query=reply.user_query, raw=raw)
+    raise RecordError("invalid_reply", "the rewrite came as plain text")
+
+
+def is_plain_question(prompt: str) -> bool:
+    """Whether a prompt is one question and nothing else, so that nothing can be taken out of it."""
+    text = prompt.strip()
+    return text.endswith("?") and len(passages.passages(text)) == 1 and not _STANCE.search(text)
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    return f" ({', '.join(words[:8])})" if words else ""
