@@ -146,8 +146,8 @@ class Joined(KeyIndex):
         super().close()
         self._stack.close()
 
-    async def rows(self, path: Path) -> AsyncGenerator[Row]:
-        """Every non-blank line of the input, in order.
+    async def rows(self, path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> AsyncGenerator[Row]:
+        """Every non-blank line of the input, in order; of one over the limit no more than its head is looked at.
 
         Raises:
             JobError: The input is missing.
@@ -155,7 +155,7 @@ class Joined(KeyIndex):
             OutputError: A result cannot be read.
         """
         number = 0
-        async for block in blocks_of_lines(path, MAX_LINE_BYTES):
+        async for block in blocks_of_lines(path, max_line_bytes):
             for line in block.lines:
                 number += 1
                 text = line.head if isinstance(line, LongLine) else line.removeprefix(_BOM).strip(_BLANK)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _GROUP_ROWS: Final = 20_000
 _GROUP_BYTES: Final = 8 << 20
 _INT64: Final = 1 << 63
+_INT64_CHARS: Final = 20
 _EXACT: Final = 1 << 53  # beyond, a double skips integers
 
 
@@ -139,8 +140,8 @@ def _kind(value: str | None) -> str:
     if first in '"{[tf':
         return {'"': "text", "{": "json", "[": "json"}.get(first, "bool")
     if value.lstrip("-").isdigit() and value != "-0":
-        number = int(value) if len(value) < 20 else _INT64  # noqa: PLR2004  -9223372036854775808 has twenty
-        return "small" if abs(number) <= _EXACT else "int" if number < _INT64 else "large"
+        number = int(value) if len(value) <= _INT64_CHARS else _INT64
+        return "small" if abs(number) <= _EXACT else "int" if -_INT64 <= number < _INT64 else "large"
     shortest = repr(float(value))
     return "float" if shortest == value or _same(shortest, value) else "large"
 

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 _BLANK: Final = " \t\r\n"
 _DOT: Final = re.compile(r"(?<!\\)\.")
 # Numbers stay text: to build an int of more than 4,300 digits is an error in Python, and it costs time.
-_scan: Final = make_scanner(
-    json.JSONDecoder(parse_float=str, parse_int=str, strict=False)  # type: ignore[arg-type]  as json itself calls it
-)
+_DECODER: Final = json.JSONDecoder(parse_float=str, parse_int=str, strict=False)
+_scan: Final = make_scanner(_DECODER)  # type: ignore[arg-type]
 _INPUT: Final = re.compile(r',"input":')
 
 
