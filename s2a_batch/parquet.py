@@ -6,6 +6,7 @@ column whose values a type would change (two kinds, a number that its type canno
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from contextlib import ExitStack
@@ -64,7 +65,8 @@ class Parquet:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with contextlib.suppress(OSError):  # after a full disk, closing tries to write the rest once more
+            self._stack.close()
 
     def add(self, _line: bytes, values: Sequence[str | None]) -> bool:
         """Keep a row."""

@@ -68,9 +68,9 @@ def test_a_real_run_comes_out_in_the_order_of_its_input_in_every_form(
     folder: Path, upstream: Callable[[Plan], Upstream]
 ) -> None:
     """Results are written as they are finished; whoever pastes them beside the input needs the input's order."""
-    (folder / "in.jsonl").open("a").write(
-        '{"id":"twice","prompt":"[[t]]?"}\n\n{"id":"twice","prompt":"[[t]]?"}\n{bad\n'
-    )
+    twice = '{"id":"twice","prompt":"[[t]]?"}\n'
+    with (folder / "in.jsonl").open("a") as file:
+        file.write(f"{twice}\n{twice}{{bad\n")
     answered(folder, upstream(REFUSED))
     ids = [*range(RECORDS), "twice", "twice", None]
     numbers = [*range(1, RECORDS + 2), RECORDS + 3, RECORDS + 4]
@@ -274,7 +274,9 @@ def test_a_full_disk_leaves_nothing_half_written(folder: Path, name: str) -> Non
 def test_dev_full_is_told(folder: Path) -> None:
     """A device is written to as it is, and its faults are told."""
     large(folder)
-    assert "No space left" in exported(folder, "-o", "/dev/full", status=3).err
+    for form in ("jsonl", "parquet", "csv"):
+        done = exported(folder, "-o", "/dev/full", "--format", form, "--fields", "key,input,stages,answer", status=3)
+        assert "No space left" in done.err
     exported(folder, "-o", "/dev/null")
 
 

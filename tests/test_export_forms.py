@@ -125,13 +125,13 @@ def test_answers_of_a_schema_have_a_column_for_each_name(tmp_path: Path) -> None
 def test_chosen_fields_are_flat_and_exact(tmp_path: Path) -> None:
     """What was read from the input comes back digit for digit; a name that leads nowhere is told, not hidden."""
     out = made(tmp_path, *(result(line) for line in LINES))
-    told = exported(out, "x.jsonl", fields=("line", "input.id", "input.n", "answer", "input.nmae"))
+    told = exported(out, "x.jsonl", fields=("line", "input.id", "input.n", "answer", "input.gone"))
     assert (tmp_path / "x.jsonl").read_text().splitlines() == [
-        '{"line":1,"input.id":9007199254740993,"input.n":0.10,"answer":{"answer":"yes"},"input.nmae":null}',
-        '{"line":2,"input.id":"x","input.n":2,"answer":{"answer":"yes"},"input.nmae":null}',
-        '{"line":3,"input.id":null,"input.n":true,"answer":{"answer":"yes"},"input.nmae":null}',
+        '{"line":1,"input.id":9007199254740993,"input.n":0.10,"answer":{"answer":"yes"},"input.gone":null}',
+        '{"line":2,"input.id":"x","input.n":2,"answer":{"answer":"yes"},"input.gone":null}',
+        '{"line":3,"input.id":null,"input.n":true,"answer":{"answer":"yes"},"input.gone":null}',
     ]
-    assert told.notes == ["no row has a value at: input.nmae"]
+    assert told.notes == ["no row has a value at: input.gone"]
 
 
 def test_whole_lines_are_those_of_the_run(tmp_path: Path) -> None:
@@ -222,8 +222,8 @@ def test_a_chat_holds_what_was_asked_and_what_was_answered(tmp_path: Path) -> No
         "pending": 1,
     }
     assert exported(out, "y.jsonl", form="chat", max_level="error", any_policy=True).rows == 4
-    told = exported(out, "z.jsonl", form="chat", without_checks=frozenset({"numbers_dropped", "tpyo"}))
-    assert (told.rows, told.notes) == (1, ["no record has a check named tpyo"])
+    told = exported(out, "z.jsonl", form="chat", without_checks=frozenset({"numbers_dropped", "unknown"}))
+    assert (told.rows, told.notes) == (1, ["no record has a check named unknown"])
 
 
 @pytest.mark.parametrize(
