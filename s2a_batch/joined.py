@@ -90,10 +90,9 @@ class _File:
         block = self._blocks.get(number)
         if block is None:
             block = os.pread(self._fd, _BLOCK_BYTES, number * _BLOCK_BYTES)
-            if len(block) == _BLOCK_BYTES:  # the last one may still grow
-                if len(self._blocks) == _BLOCKS:
-                    del self._blocks[next(iter(self._blocks))]
-                self._blocks[number] = block
+            if len(self._blocks) == _BLOCKS:
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[number] = block
         return block
 
 

@@ -159,6 +159,19 @@ def test_a_file_is_private_and_replaced_only_when_told_to(plain: Path) -> None:
     assert leftovers(plain) == []
 
 
+def test_a_file_that_exists_is_refused_at_once_and_one_that_comes_meanwhile_is_kept(plain: Path) -> None:
+    """Nobody waits an hour to be told; and what another program wrote in that hour is not ours."""
+    os.mkfifo(plain / "slow.jsonl")  # to open it for reading waits for its writer
+    (plain / "x.jsonl").write_text("mine")
+    assert "exists" in exported(plain, "slow.jsonl", "-o", "x.jsonl", status=2).err
+    program = start(plain, "export", "out", "slow.jsonl", "-o", "y.jsonl")
+    with (plain / "slow.jsonl").open("wb") as writer:
+        writer.write((plain / "in.jsonl").read_bytes())
+        (plain / "y.jsonl").write_text("mine")
+    assert (program.wait().status, (plain / "y.jsonl").read_text()) == (2, "mine")
+    assert leftovers(plain) == []
+
+
 @pytest.mark.parametrize("name", [*LINE_FILES, MANIFEST, ".lock", ".synced", "dead_letters.1.jsonl", "damaged.bin"])
 def test_a_runs_own_files_are_never_written(plain: Path, name: str) -> None:
     """They are the checkpoint: one slip of the keyboard, even with --force, must not cost a night's answers."""

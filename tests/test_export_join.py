@@ -167,15 +167,23 @@ def test_results_of_any_length_are_read_whole(tmp_path: Path, size: int) -> None
     assert [len(json.loads(row.line)["answer"]["answer"]) for row in rows] == [size - n for n in range(9)]
 
 
+class _Overtaken(Joined):
+    """Between its first and its second look at the results, a run begins anew in the same directory."""
+
+    def done(self) -> dict[Status, int]:
+        results = self._directory / "results.jsonl"
+        results.rename(results.with_name("aside"))
+        results.write_bytes(result(GONE))
+        return super().done()
+
+
 def test_a_directory_that_is_set_aside_meanwhile_is_read_to_its_end(tmp_path: Path) -> None:
     """A run may begin anew beside the export; half of the old results would look like a whole export."""
     texts = [b'{"prompt":"%d"}' % n for n in range(5)]
     out = directory(tmp_path, texts, [("answered", result(text)) for text in texts])
 
     async def collect() -> list[str]:
-        with Joined(out, only_rewrite=False, id_field="id") as joined:
-            (out / "results.jsonl").rename(out / "aside")
-            (out / "results.jsonl").write_bytes(result(GONE))
+        with _Overtaken(out, only_rewrite=False, id_field="id") as joined:
             async with aclosing(joined.rows(tmp_path / "in.jsonl")) as rows:
                 return [row.status async for row in rows]
 
