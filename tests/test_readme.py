@@ -124,6 +124,7 @@ def test_layers_and_modules_are_those_of_the_package() -> None:
     drawn = [[name.strip() for name in layer.split("|")] for layer in picture.split(">")]
     assert drawn == [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
     modules = {path.stem for path in (ROOT / "s2a_batch").glob("[a-z]*.py")}
+    modules |= {path.parent.name for path in (ROOT / "s2a_batch").glob("*/__init__.py")}
     table = README.partition("| module | role |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", table)) == modules
 
@@ -171,7 +172,7 @@ def test_the_candy_example_comes_out_as_written(tmp_path: Path) -> None:
 def test_options_that_the_readme_names_exist() -> None:
     """A command that is copied from here must run."""
     shown = ""
-    for command in ("run", "show", "verify", "estimate"):
+    for command in ("run", "show", "verify", "estimate", "export"):
         done = subprocess.run(
             [sys.executable, "-m", "s2a_batch", command, "--help"],
             capture_output=True,
