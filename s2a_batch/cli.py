@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from s2a_batch import __version__, options
-from s2a_batch.errors import StopRun
+from s2a_batch.errors import JobError, StopRun
 
 if TYPE_CHECKING:
     from s2a_batch.display import Screen
@@ -212,6 +212,20 @@ def verify(
     found = verify_run(directory, source)
     sys.stdout.write((found.to_json() if as_json else found.to_text()) + "\n")
     raise typer.Exit(0 if found.holds else 1)
+
+
+@app.command()
+def view(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+) -> None:
+    """Look through a run in the browser, on this machine alone; works while it runs. Ctrl-C ends it."""
+    try:
+        from s2a_batch.view import serve
+    except ImportError as error:
+        raise JobError(f"view needs {error.name}; hint: pip install 's2a-batch[view]'") from None
+    serve(directory, port, browser=not no_browser, say=functools.partial(print, flush=True))
 
 
 def _run(job: Job, how: Options, screen: Screen) -> int:
