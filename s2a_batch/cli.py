@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from s2a_batch import __version__, options
-from s2a_batch.errors import JobError, StopRun
+from s2a_batch.errors import StopRun
 
 if TYPE_CHECKING:
     from s2a_batch.display import Screen
@@ -221,10 +221,8 @@ def view(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
 ) -> None:
     """Look through a run in the browser, on this machine alone; works while it runs. Ctrl-C ends it."""
-    try:
-        from s2a_batch.view import serve
-    except ImportError as error:
-        raise JobError(f"view needs {error.name}; hint: pip install 's2a-batch[view]'") from None
+    from s2a_batch.view import serve
+
     serve(directory, port, browser=not no_browser, say=functools.partial(print, flush=True))
 
 

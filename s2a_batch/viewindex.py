@@ -8,11 +8,8 @@ or a run that starts anew leave no wrong row; it is readable by its owner alone.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import json
 import os
-import re
 import sqlite3
 import sys
 import time
@@ -37,8 +34,6 @@ _SEARCHED_CHARS: Final = 50_000
 _SNIPPET_CHARS: Final = 160
 MOST_BITS: Final = 62
 _STATUSES: Final = ("answered", "failed", "rewritten")
-# Signs that are written without spaces are words of their own to the search.
-_SIGN: Final = re.compile("([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 
 _TABLES: Final = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value);
@@ -52,7 +47,7 @@ CREATE VIRTUAL TABLE words USING fts5 (text, content='', detail=none, columnsize
 CREATE INDEX by_line ON facts (line, id);
 CREATE INDEX by_key ON facts (key, occurrence);
 """
-_ORDERS: Final = ("seconds", "tokens", "removed")
+_INDEXED_LAST: Final = ("seconds", "tokens", "removed", "ident")
 _NEW_FACT: Final = f"INSERT INTO facts VALUES ({','.join('?' * 19)})"  # noqa: S608  no value in it
 
 
@@ -101,30 +96,6 @@ def _make_anew(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA user_version = {_VERSION}")
 
 
-def key_parts(key: str) -> tuple[int, int]:
-    """A record's key as two numbers: the beginning of its hash, and which of equal lines it is."""
-    digest, _, occurrence = key.partition("-")
-    try:
-        return int(digest[:15], 16), int(occurrence or 0)
-    except ValueError:
-        return hash_of(key), 0
-
-
-def hash_of(text: str) -> int:
-    """63 bits that stand for a text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big") >> 1
-
-
-def quoted(ident: str) -> str:
-    """An id that is a text as it stands in a result line."""
-    return json.dumps(ident, ensure_ascii=False)
-
-
-def spread(text: str) -> str:
-    """A text in which each sign of scripts without spaces is a word."""
-    return text if text.isascii() else _SIGN.sub(r" \1 ", text)
-
-
 class Indexer:
     """Fills an index from a directory's files, step by step.
 
@@ -167,8 +138,8 @@ class Indexer:
         return total
 
     def _finish(self) -> None:
-        for order in _ORDERS:
-            self._db.execute(f"CREATE INDEX IF NOT EXISTS by_{order} ON facts ({order}, id)")
+        for column in _INDEXED_LAST:
+            self._db.execute(f"CREATE INDEX IF NOT EXISTS by_{column} ON facts ({column}, id)")
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('ready', 1)")
 
     def _read(self, number: int, start: int, most: int) -> tuple[int, int]:
@@ -198,7 +169,7 @@ class Indexer:
     def _is_done(self, line: bytes) -> bool:
         if not linefiles.is_sound(line):
             return False
-        key = key_parts(linefiles.key_of(line).decode(errors="replace"))
+        key = viewrecord.key_parts(linefiles.key_of(line).decode(errors="replace"))
         return self._db.execute("SELECT 1 FROM facts WHERE key = ? AND occurrence = ?", key).fetchone() is not None
 
     def _drop_rewrites(self, keys: Iterable[tuple[int, int]]) -> None:
@@ -228,7 +199,7 @@ class Indexer:
         before = len(prompt.split())
         after = -1 if rewrite is None else len(rewrite.relevant_context.split()) + len(rewrite.user_query.split())
         tokens = viewrecord.tokens(found)
-        ident, key = viewrecord.id_text(line, found), key_parts(viewrecord.text(found.get("key")))
+        ident, key = viewrecord.id_text(line, found), viewrecord.key_parts(viewrecord.text(found.get("key")))
         stages = [viewrecord.table(stage) for stage in viewrecord.table(found.get("stages")).values()]
         version = next((viewrecord.text(s.get("prompt_version")) for s in stages if s.get("prompt_version")), "none")
         facts = (
@@ -237,7 +208,7 @@ class Indexer:
             self._note("version", version), self._note_checks(found), viewrecord.number(found.get("seconds")),
             -1 if tokens is None else tokens, max(-8.0, 1 - after / max(before, 1)) if after >= 0 else -9.0,
             before, after, sum(len(viewrecord.rows(s.get("attempts"))) for s in stages), file, at, len(line),
-            *key, hash_of(ident if not isinstance(found.get("id"), str) else quoted(viewrecord.text(found["id"]))),
+            *key, viewrecord.hash_of(ident if not isinstance(found.get("id"), str) else viewrecord.quoted(viewrecord.text(found["id"]))),
         )  # fmt: skip
         self._note("status", found["status"])
         result = answer or viewrecord.text(error.get("message"))
@@ -246,7 +217,7 @@ class Indexer:
         return (
             facts,
             (row, ident[cut], " ".join(prompt[:_SEARCHED_CHARS].split())[cut], result[cut]),
-            spread(searched),
+            viewrecord.spread(searched),
             key,
         )
 

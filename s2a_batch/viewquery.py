@@ -7,10 +7,10 @@ what the first one does, as it begins behind a value and is not counted from the
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from s2a_batch import viewindex
+from s2a_batch import viewindex, viewrecord
 
 if TYPE_CHECKING:
     import sqlite3
@@ -21,6 +21,9 @@ Value: TypeAlias = int | float | str
 """A parameter of a statement."""
 Sort: TypeAlias = Literal["line", "seconds", "tokens", "removed"]
 SORTS: Final[tuple[Sort, ...]] = ("line", "seconds", "tokens", "removed")
+_NAMED: Final = ("status", "kind", "policy", "version")
+_MUCH: Final = 0.3
+_LEAST_BEGUN: Final = 3
 _STATUSES: Final = ("answered", "failed", "rewritten")
 _KEY: Final = re.compile(r"[0-9a-f]{8,32}(-\d{1,9})?")
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -36,7 +39,8 @@ class Filters:
 
     Attributes:
         level: Some check of this level.
-        query: `line:N`, an id, a key or its first eight signs, or words that the record's texts all have.
+        query: `line:N`, an id, a key or its first eight signs, or words that the record's texts all have; the last of
+            them may be begun only.
     """
 
     status: str = ""
@@ -70,28 +74,37 @@ def facets(db: sqlite3.Connection) -> dict[str, list[JsonValue]]:
 
 def count(db: sqlite3.Connection, filters: Filters) -> int:
     """How many records pass."""
-    where, values, hint = _where(db, filters)
-    return int(db.execute(f"SELECT count(*) FROM facts {hint} WHERE {where}", values).fetchone()[0])  # noqa: S608
+    given = {name: value for name in _NAMED if (value := getattr(filters, name))}
+    if len(given) <= 1 and filters == Filters(**given):
+        facet, name = next(iter(given.items()), ("status", None))
+        known = "SELECT sum(count) FROM names WHERE facet = ? AND coalesce(name = ?, 1)"
+        return int(db.execute(known, (facet, name)).fetchone()[0] or 0)
+    chosen = _chosen(db, filters)
+    return int(db.execute(f"SELECT count(*) FROM {chosen.tables()} WHERE {chosen.where}", chosen.values).fetchone()[0])  # noqa: S608
 
 
 def page(db: sqlite3.Connection, filters: Filters, place: Place, most: int) -> list[dict[str, JsonValue]]:
     """At most so many records from a place on, in the order in which they are shown."""
-    where, values, hint = _where(db, filters)
+    chosen = _chosen(db, filters)
     down = place.descending != place.backward
+    where, values = chosen.where, chosen.values
     if place.id:
         where += f" AND ({place.sort}, facts.id) {'<' if down else '>'} (?, ?)"
-        values += [place.value, place.id]
+        values = [*values, place.value, place.id]
     order = f"{place.sort} {'DESC' if down else 'ASC'}, facts.id {'DESC' if down else 'ASC'}"
-    chosen = f"SELECT {_COLUMNS} FROM facts {hint} WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608  no value in it
+    statement = f"SELECT {_COLUMNS} FROM {chosen.tables()} WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608
     names = {n: (name, level) for n, name, level in db.execute("SELECT n, name, level FROM names")}
     bits = _bits(db)
-    rows = [_row(row, names, bits) for row in db.execute(chosen, [*values, most])]
+    rows = [_row(row, names, bits) for row in db.execute(statement, [*values, most])]
     for row in rows:
-        ident, prompt, answer = db.execute(
-            "SELECT ident, prompt, answer FROM texts WHERE id = ?", (row["id"],)
-        ).fetchone()
-        row |= {"ident": ident, "prompt": prompt, "answer": answer}
+        texts = db.execute("SELECT ident, prompt, answer FROM texts WHERE id = ?", (row["id"],)).fetchone()
+        row |= dict(zip(("ident", "prompt", "answer"), texts, strict=True))
     return rows[::-1] if place.backward else rows
+
+
+def meaning(db: sqlite3.Connection, query: str) -> str:
+    """As what a search is taken: `line`, `id`, `key`, `text`, or empty for none."""
+    return _search(db, query.strip())[0] if query.strip() else ""
 
 
 def line_at(db: sqlite3.Connection, record: int) -> tuple[int, int, int] | None:
@@ -120,50 +133,92 @@ def _bits(db: sqlite3.Connection) -> list[tuple[str, str]]:
     return [(name, level) for name, level in found[: viewindex.MOST_BITS]]
 
 
-def _where(db: sqlite3.Connection, filters: Filters) -> tuple[str, list[Value], str]:
-    """A condition, its values, and whether the table is to be read from end to end.
+@dataclass(slots=True)
+class _Chosen:
+    """The records that a filter leaves, as parts of a statement.
 
-    A filter is answered by one pass over the narrow rows: 0.1 to 0.3 s of a million, whatever it leaves. By the index
-    of an order it would be a million jumps when it leaves little.
+    A filter that leaves little is answered by one pass over the narrow rows, 0.2 s of a million; by the index of an
+    order it would be a million jumps. One that leaves much fills a page soon, and goes by the index.
     """
-    parts, values = list[str](), list[Value]()
-    if filters.status in _STATUSES:
-        parts.append("status = ?")
-        values.append(_STATUSES.index(filters.status))
-    for facet in ("kind", "policy", "version"):
-        if name := getattr(filters, facet):
-            parts.append(f"{facet} = (SELECT n FROM names WHERE facet = ? AND name = ? LIMIT 1)")  # noqa: S608  no value in it
-            values += [facet, name]
-    if filters.check or filters.level:
-        wanted = [
-            1 << bit
-            for bit, (name, level) in enumerate(_bits(db))
-            if filters.check in ("", name) and filters.level in ("", level)
-        ]
-        parts.append("checks & ? != 0")
-        values.append(sum(wanted))
-    hint = "NOT INDEXED" if parts else ""
+
+    parts: list[str] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    by_text: bool = False
+    by_index: bool = True
+
+    @property
+    def where(self) -> str:
+        return " AND ".join(self.parts) or "1"
+
+    def tables(self) -> str:
+        if self.by_text:
+            return "words CROSS JOIN facts ON facts.id = words.rowid"
+        return "facts" if self.by_index else "facts NOT INDEXED"
+
+
+def _chosen(db: sqlite3.Connection, filters: Filters) -> _Chosen:
+    chosen = _Chosen()
     if filters.query.strip():
-        part, found, indexed = _search(filters.query.strip())
-        parts.append(part)
-        values += found
-        hint = "" if indexed else "NOT INDEXED"
-    return " AND ".join(parts) or "1", values, hint
+        kind, part, values = _search(db, filters.query.strip())
+        chosen.parts.append(part)
+        chosen.values += values
+        chosen.by_text = kind == "text"
+    least = total = count(db, Filters())
+    for facet in _NAMED:
+        if name := getattr(filters, facet):
+            column, value = _numbered(db, facet, name)
+            chosen.parts.append(f"{column} = ?")
+            chosen.values.append(value)
+            least = min(least, count(db, Filters(**{facet: name})))
+    if filters.check or filters.level:
+        mask, most = _mask(db, filters)
+        chosen.parts.append("checks & ? != 0")
+        chosen.values.append(mask)
+        least = min(least, most)
+    chosen.by_index = bool(filters.query.strip()) or least >= total * _MUCH
+    return chosen
 
 
-def _search(query: str) -> tuple[str, list[Value], bool]:
-    """What a person typed as a condition; whether an index answers it."""
+def _numbered(db: sqlite3.Connection, facet: str, name: str) -> tuple[str, int]:
+    """The column of a facet, and the number that stands for a name of it; -1 for none."""
+    if facet == "status":
+        return facet, _STATUSES.index(name) if name in _STATUSES else -1
+    found = db.execute("SELECT n FROM names WHERE facet = ? AND name = ?", (facet, name)).fetchone()
+    return facet, -1 if found is None else found[0]
+
+
+def _mask(db: sqlite3.Connection, filters: Filters) -> tuple[int, int]:
+    """The bits of the checks that a filter means, and about how many records have one of them."""
+    mask = most = 0
+    found = db.execute("SELECT name, level, count FROM names WHERE facet = 'check' ORDER BY n").fetchall()
+    for bit, (name, level, records) in enumerate(found):
+        if filters.check in ("", name) and filters.level in ("", level):
+            mask |= 1 << min(bit, viewindex.MOST_BITS)
+            most += records
+    return mask, most
+
+
+def _search(db: sqlite3.Connection, query: str) -> tuple[str, str, list[Value]]:
+    """What a person typed: as what it is taken, as a condition, and the condition's values.
+
+    A line's number, else a record's id, else a key, else words. In quotes it is words and nothing else.
+    """
     kind, _, number = query.partition(":")
     if kind == "line" and number.isascii() and number.isdigit():
-        return "line = ?", [min(int(number[:19]), _MOST_INT)], True
-    ids: list[Value] = [viewindex.hash_of(query), viewindex.hash_of(viewindex.quoted(query))]
-    either, values = ["SELECT id FROM facts WHERE ident IN (?, ?)"], ids
-    if _KEY.fullmatch(query):
+        return "line", "line = ?", [min(int(number[:19]), _MOST_INT)]
+    ids: list[Value] = [viewrecord.hash_of(query), viewrecord.hash_of(viewrecord.quoted(query))]
+    quoted = len(query) > 1 and query[0] == query[-1] == '"'
+    if not quoted and db.execute("SELECT 1 FROM facts WHERE ident IN (?, ?) LIMIT 1", ids).fetchone():
+        return "id", "ident IN (?, ?)", ids
+    if not quoted and _KEY.fullmatch(query):
         digest, _, occurrence = query.partition("-")
         low, high = int(digest[:15].ljust(15, "0"), 16), int(digest[:15].ljust(15, "f"), 16)
-        either.append("SELECT id FROM facts WHERE key BETWEEN ? AND ? AND occurrence BETWEEN ? AND ?")
-        values = [*values, low, high, int(occurrence or 0), int(occurrence or _MOST_INT)]
-    if words := _WORD.findall(viewindex.spread(query)):
-        either.append("SELECT rowid FROM words WHERE words MATCH ?")
-        values = [*values, " ".join(f'"{word}"' for word in words) + "*"]
-    return f"facts.id IN ({' UNION ALL '.join(either)})", values, False
+        keys: list[Value] = [low, high, int(occurrence or 0), int(occurrence or _MOST_INT)]
+        part = "key BETWEEN ? AND ? AND occurrence BETWEEN ? AND ?"
+        if db.execute(f"SELECT 1 FROM facts WHERE {part} LIMIT 1", keys).fetchone():  # noqa: S608  no value in it
+            return "key", part, keys
+    words = _WORD.findall(viewrecord.spread(query))
+    if not words:
+        return "text", "words MATCH ?", ['""']
+    begun = "*" if len(words[-1]) >= _LEAST_BEGUN and not quoted else ""
+    return "text", "words MATCH ?", [" ".join(f'"{word}"' for word in words) + begun]

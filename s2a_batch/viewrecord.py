@@ -6,7 +6,9 @@ is taken for granted; what is cut says how long it is.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 Table: TypeAlias = dict[str, "JsonValue"]
 CUT_CHARS: Final = 20_000
 _MOST_PIECES: Final = 4_000
+# Signs that are written without spaces are words of their own to the search.
+_SIGN: Final = re.compile("([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 _ID: Final = b',"id":'
 _AFTER_ID: Final = b',"status":'
 
@@ -46,6 +50,30 @@ def id_text(line: bytes, found: Mapping[str, JsonValue]) -> str:
     if isinstance(given, dict | list) or begin < len(_ID) or end < 0:
         return json.dumps(given, ensure_ascii=False)
     return line[begin:end].decode(errors="replace")
+
+
+def key_parts(key: str) -> tuple[int, int]:
+    """A record's key as two numbers: the beginning of its hash, and which of equal lines it is."""
+    digest, _, occurrence = key.partition("-")
+    try:
+        return int(digest[:15], 16), int(occurrence or 0)
+    except ValueError:
+        return hash_of(key), 0
+
+
+def hash_of(text: str) -> int:
+    """63 bits that stand for a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "big") >> 1
+
+
+def quoted(ident: str) -> str:
+    """An id that is a text as it stands in a result line."""
+    return json.dumps(ident, ensure_ascii=False)
+
+
+def spread(text: str) -> str:
+    """A text in which each sign of scripts without spaces is a word."""
+    return text if text.isascii() else _SIGN.sub(r" \1 ", text)
 
 
 def table(value: JsonValue | None) -> Table:

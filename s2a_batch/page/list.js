@@ -73,7 +73,7 @@ export function overview(pane, facets, filter) {
         const bar = el("i", { "aria-hidden": "true" });
         bar.style.width = `${(row.count / total) * 100}%`;
         return el("li", {}, el("button", { type: "button", onclick: () => filter({ [facet]: row.name, ...(row.level ? { level: row.level } : {}) }) },
-          el("span", { class: `name ${row.level || row.name}` }, line(row.name), row.level && el("small", {}, row.level)),
+          el("span", { class: `name ${facet === "kind" ? "failed" : row.level || row.name}` }, line(row.name), row.level && el("small", {}, row.level)),
           el("span", { class: "amount" }, count(row.count), el("small", {}, share(row.count / total))), bar));
       })))),
     facets.damaged && el("p", { class: "note" }, `${plural(facets.damaged[0].count, "line")} damaged and not shown; s2a-batch verify tells which.`)));

@@ -3,7 +3,7 @@ import { ask, count, el, foreign, line, percent, plural, seconds, toast } from "
 
 /** Build the view of a record into a pane; `more(full)` shows it again with all of its texts. */
 export function show(pane, id, found, more) {
-  pane.replaceChildren(
+  pane.replaceChildren(...[
     head(id, found),
     found.error && failure(found.error),
     texts(found, more),
@@ -12,7 +12,7 @@ export function show(pane, id, found, more) {
     timeline(found),
     messages(found, more),
     source(id, found),
-  );
+  ].flat().filter(Boolean));
 }
 
 function head(id, found) {
