@@ -47,14 +47,15 @@ def serve(directory: Path, port: int, *, browser: bool, say: Callable[[str], Non
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(port))
         index = _index_path(directory, stack)
-        stack.enter_context(_following(directory, index, field))
+        child = stack.enter_context(_following(directory, index, field))
         from s2a_batch import viewsite  # noqa: PLC0415  takes a second, in which the index begins
 
         at = f"http://{_HOST}:{listener.getsockname()[1]}/?token="
         say(at + token)
         if browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin"):
             webbrowser.open(at + once)
-        viewsite.answer(viewsite.Site(directory, index, field), listener, token, once if browser else "")
+        site = viewsite.Site(directory, index, field, lambda: child.poll() is None)
+        viewsite.answer(site, listener, token, once if browser else "")
 
 
 def _prompt_field(directory: Path) -> str:
@@ -90,12 +91,18 @@ def _index_path(directory: Path, stack: contextlib.ExitStack) -> Path:
 
 
 @contextlib.contextmanager
-def _following(directory: Path, index: Path, field: str) -> Iterator[None]:
-    """A child process that keeps the index up with the files, so that a million lines do not hold the page up."""
+def _following(directory: Path, index: Path, field: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process that keeps the index up with the files."""
     arguments = [str(directory), str(index), field, str(os.getpid())]
-    child = subprocess.Popen([sys.executable, "-m", "s2a_batch.viewindex", *arguments], stdin=subprocess.DEVNULL)  # noqa: S603  ourselves
+    # Found where this one was found, and never in the directory that the person stands in.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    child = subprocess.Popen(  # noqa: S603  ourselves
+        [sys.executable, "-P", "-m", "s2a_batch.viewindex", *arguments],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     try:
-        yield
+        yield child
     finally:
         child.terminate()
         child.wait()
