@@ -273,7 +273,7 @@ def test_light_and_dark_follow_the_system_until_a_person_chooses(page: Browser) 
     assert page.run(paper) == dark
     page.colours("light")
     assert page.run(paper) == dark
-    page.run("location.reload()")
+    page.reload()
     page.until("document.documentElement.dataset.theme === 'dark' && document.documentElement.dataset.ready")
     page.press("t")
     assert page.run(paper) == light
