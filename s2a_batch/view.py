@@ -11,6 +11,7 @@ import importlib.util
 import os
 import secrets
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _HOST: Final = "127.0.0.1"
+_FIRST_LINES: Final = 200
 _PACKAGES: Final = ("starlette", "uvicorn")
 
 
@@ -46,7 +48,7 @@ def serve(directory: Path, port: int, *, browser: bool, say: Callable[[str], Non
     token, once = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(port))
-        index = _index_path(directory, stack)
+        index = _begun_index(directory, field, stack)
         child = stack.enter_context(_following(directory, index, field))
         from s2a_batch import viewsite  # noqa: PLC0415  takes a second, in which the index begins
 
@@ -79,15 +81,20 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-def _index_path(directory: Path, stack: contextlib.ExitStack) -> Path:
-    """Where the index is: in the run's directory, or for one that cannot be written in a temporary one."""
+def _begun_index(directory: Path, field: str, stack: contextlib.ExitStack) -> Path:
+    """An index of the first records: in the run's directory, or for one that cannot be written in a temporary one."""
     path = directory / viewindex.NAME
     try:
-        viewindex.open_index(path).close()
-    except OSError:
+        _begin_index(path, directory, field)
+    except (OSError, sqlite3.Error):
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / viewindex.NAME
-        viewindex.open_index(path).close()
+        _begin_index(path, directory, field)
     return path
+
+
+def _begin_index(path: Path, directory: Path, field: str) -> None:
+    with contextlib.closing(viewindex.open_index(path)) as db:
+        viewindex.Indexer(db, directory, field).step(_FIRST_LINES)
 
 
 @contextlib.contextmanager

@@ -84,8 +84,6 @@ class Guard:
         app = self._app
         if headers.getlist("host") != [host for host in self._hosts if headers.get("host") == host]:
             app = PlainTextResponse("this name is not the server's\n", 421)
-        elif scope["method"] not in {"GET", "HEAD"}:
-            app = PlainTextResponse("it only shows\n", 405)
         elif not visit and not self._knows(headers):
             app = PlainTextResponse("open the URL that s2a-batch view printed\n", 403)
         await app(scope, receive, with_headers)

@@ -79,6 +79,13 @@ def test_a_record_is_shown_with_its_marks_and_times() -> None:
     assert page["tokens"] == 66
 
 
+@pytest.mark.parametrize("started", ["", "soon", "2026-11-25T02:00:01", "2026-11-25"])
+def test_an_attempt_whose_time_cannot_be_told_is_shown_without(started: str) -> None:
+    """A time without an offset cannot be compared with one that has it."""
+    line = result(1, stages={"rewrite": stage("s", "u", attempts=[attempt(1, started)])})
+    assert seen(line)["stages"][0]["attempts"][0]["at_s"] is None
+
+
 @pytest.mark.parametrize(("level", "kept"), [("error", False), ("warn", False), ("info", True)])
 def test_a_question_that_a_check_calls_lost_is_not_kept(level: str, kept: bool) -> None:
     """The badge and the checks must not contradict each other."""
