@@ -57,7 +57,7 @@ def open_index(path: Path) -> sqlite3.Connection:
     for attempt in (1, 2):
         with contextlib.suppress(sqlite3.DatabaseError):
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
-            db = connect(path)
+            db = connect(path, 32_768)
             db.execute("PRAGMA journal_mode = WAL")
             with _transaction(db):
                 if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
@@ -69,11 +69,11 @@ def open_index(path: Path) -> sqlite3.Connection:
     raise OSError(f"{path}: no index can be kept there")
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, cache_kib: int = 8_192) -> sqlite3.Connection:
     """One more connection to an index, with bounded memory."""
     db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA synchronous = OFF")
-    db.execute("PRAGMA cache_size = -32768")
+    db.execute(f"PRAGMA cache_size = -{cache_kib}")
     return db
 
 
@@ -90,11 +90,20 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
 
 def _make_anew(db: sqlite3.Connection) -> None:
     found = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT NULL").fetchall()
+    used = _last_id(db) if ("texts",) in found else 0
     for name in sorted((name for (name,) in found if not name.startswith(("words_", "sqlite_"))), reverse=True):
         db.execute(f'DROP TABLE IF EXISTS "{name}"')
     for statement in filter(str.strip, _TABLES.split(";")):
         db.execute(statement)
+    # A page that is still open must not be shown another record under a number that it knows.
+    db.execute("INSERT INTO meta VALUES ('used', ?)", (used,))
     db.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _last_id(db: sqlite3.Connection) -> int:
+    """The highest number that a record of this index ever had."""
+    last = "SELECT max(id) FROM texts UNION ALL SELECT value FROM meta WHERE name = 'used'"
+    return max((int(found or 0) for (found,) in db.execute(last)), default=0)
 
 
 class Indexer:
@@ -148,8 +157,7 @@ class Indexer:
         path, end, taken = self._directory / rundir.LINE_FILES[number], start, 0
         rewrites = rundir.LINE_FILES[number] == rundir.REWRITES
         facts, texts, words, keys = [], [], [], list[tuple[int, int]]()
-        next_id = (self._db.execute("SELECT max(id) FROM texts").fetchone()[0] or 0) + 1
-        ids = itertools.count(next_id)
+        ids = itertools.count(_last_id(self._db) + 1)
         for at, line in linefiles.lines(path, start):
             end, taken = at + len(line) + 1, taken + 1
             made = None if rewrites and self._is_done(line) else self._row(next(ids), number, at, line)
@@ -269,15 +277,17 @@ def follow(directory: Path, index: Path, field: str, parent: int) -> None:
     """Keep an index up with its directory while the parent process lives."""
     most = _FIRST_LINES
     try:
-        indexer = Indexer(open_index(index), directory, field)
-        while os.getppid() == parent:
-            if indexer.step(most) == 0:
-                time.sleep(_PAUSE_S)
-            most = min(most * 2, _MOST_LINES)
+        with contextlib.closing(open_index(index)) as db:  # which folds its log into it
+            indexer = Indexer(db, directory, field)
+            while os.getppid() == parent:
+                if indexer.step(most) == 0:
+                    time.sleep(_PAUSE_S)
+                most = min(most * 2, _MOST_LINES)
     except (sqlite3.Error, OSError) as error:
         sys.exit(f"error: the index {index} cannot be kept: {error}; what it holds is shown")
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which ends us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     follow(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

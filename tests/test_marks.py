@@ -68,6 +68,7 @@ def test_what_was_left_out_is_marked(prompt: str, context: str, query: str, show
         ("Ann\u2019s cats, $1,000.50", "ANN's (cats) 1000.5 $", "ANN's (cats) 1000.5 $"),
         ("Mary's cat", "Mary, cats", "Mary, [cats]"),
         ("A well-known law", "known well", "known well"),
+        ("Six states", "6 states", "6 states"),
         ("5 degrees", "-5 degrees", "[-5 ]degrees"),
         ("", "new", "[new]"),
     ],

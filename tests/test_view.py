@@ -182,6 +182,7 @@ def test_its_child_ends_with_it(tmp_path: Path, number: int, status: int) -> Non
         assert viewer.end(number) == status
         assert select.select([child], [], [], 20)[0], "it is still there"
         os.close(child)
+    assert [path.name for path in (tmp_path / "out").glob(".view*")] == [".view.sqlite"]
 
 
 def test_nothing_is_taken_from_the_directory_a_person_stands_in(tmp_path: Path) -> None:

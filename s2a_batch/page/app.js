@@ -112,7 +112,9 @@ async function open(id, full = false) {
     if (!full) $("record").scrollTop = 0;
   } catch (error) {
     shown = null;
-    $("record").replaceChildren(el("p", { class: "lead" }, `This record cannot be shown: ${error.message}`));
+    $("record").replaceChildren(el("p", { class: "lead" }, `This record cannot be shown: ${error.message}. The list is read anew.`),
+      el("button", { type: "button", onclick: close }, "Close"));
+    await load("first");
   }
 }
 
