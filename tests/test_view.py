@@ -60,10 +60,10 @@ def test_without_the_token_nothing_is_answered(viewer: Viewer, path: str) -> Non
     assert "set-cookie" not in reply.headers
 
 
-@pytest.mark.parametrize("cookie", ["", "TOKENx", "TOKE", "é", '"TOKEN"', "TOKEN; x=y"])
+@pytest.mark.parametrize("cookie", ["", "TOKENx", "SHORT", "é", '"TOKEN"', "TOKEN; x=y"])
 def test_a_cookie_that_is_not_the_token_is_refused(viewer: Viewer, cookie: str) -> None:
     """Only the last of these holds it."""
-    sent = f"s2a-view-{viewer.port}={cookie.replace('TOKEN', viewer.token)}".replace("TOKE", viewer.token[:-1])
+    sent = f"s2a-view-{viewer.port}={cookie.replace('TOKEN', viewer.token)}".replace("SHORT", viewer.token[:-1])
     reply = viewer.get(
         "/api/run", headers={"Cookie": sent.encode("latin-1", "replace").decode("latin-1")}, cookie=False
     )
