@@ -107,12 +107,21 @@ def meaning(db: sqlite3.Connection, query: str) -> str:
     return _search(db, query.strip())[0] if query.strip() else ""
 
 
-def line_at(db: sqlite3.Connection, record: int) -> tuple[int, int, int] | None:
-    """File number, byte offset and length of a record's line."""
-    found: tuple[int, int, int] | None = db.execute(
-        "SELECT file, at, size FROM facts WHERE id = ?", (record,)
-    ).fetchone()
-    return found
+@dataclass(frozen=True, slots=True)
+class LinePlace:
+    """Where a record's line stands, and of which key it is if the file is still the one that was read."""
+
+    file: int
+    at: int
+    size: int
+    key: tuple[int, int]
+
+
+def line_at(db: sqlite3.Connection, record: int) -> LinePlace | None:
+    """Where the line of a record stands; None when there is no such record."""
+    statement = "SELECT file, at, size, key, occurrence FROM facts WHERE id = ?"
+    found = db.execute(statement, (record,)).fetchone()
+    return None if found is None else LinePlace(found[0], found[1], found[2], (found[3], found[4]))
 
 
 def _row(row: tuple[int, ...], names: dict[int, tuple[str, str]], bits: list[tuple[str, str]]) -> dict[str, JsonValue]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import os
 import signal
 import sys
 import time
@@ -146,7 +147,7 @@ class Site:
                 total += (self._directory / name).stat().st_size
         done = sum(sizes.values())
         return _json({
-            "name": self._directory.resolve().name,
+            "name": os.fsencode(self._directory.resolve().name).decode(errors="replace"),
             "facets": found,
             "progress": {"done_bytes": done, "bytes": total, "ready": ready},
             "running": self._running(),
@@ -188,11 +189,14 @@ class Site:
         if place is None:
             return None
         try:
-            with (self._directory / rundir.LINE_FILES[place[0]]).open("rb") as file:
-                file.seek(place[1])
-                return file.read(place[2])
+            with (self._directory / rundir.LINE_FILES[place.file]).open("rb") as file:
+                file.seek(place.at)
+                line = file.read(place.size)
         except OSError:
             return None
+        # Between the index's last look and this one the files may have become others.
+        key = viewrecord.text((viewrecord.parsed(line) or {}).get("key"))
+        return line if viewrecord.key_parts(key) == place.key else None
 
     def _running(self) -> bool:
         """Whether a run holds the directory; looked at seldom, as a look takes the lock for a moment."""

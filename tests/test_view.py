@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rundata import append, bad_line, failed, result, run_directory, stage
+from tests.rundata import append, bad_line, encoded, failed, result, run_directory, stage
 from tests.viewer import Viewer, viewing
 
 if TYPE_CHECKING:
@@ -171,6 +171,29 @@ def test_a_prompt_is_found_under_the_name_that_the_job_gave(tmp_path: Path) -> N
         viewer.until_indexed(1)
         shown = viewer.json("/api/records/1")
         assert "".join(piece for piece, _ in shown["original"]["pieces"]) == "Ann sings. Why?"
+
+
+def test_a_line_that_became_another_is_not_shown_for_the_one_that_was_chosen(tmp_path: Path) -> None:
+    """For half a second after a run began anew the index still tells where the old lines stood."""
+    directory = run_directory(tmp_path / "out", result(1), result(2))
+    with viewing(directory) as viewer:
+        viewer.until_indexed(2)
+        os.kill(viewer.child(), signal.SIGSTOP)
+        try:
+            assert viewer.json("/api/records/2")["line"] == 2
+            (directory / "results.jsonl").write_bytes(encoded(result(3)) + encoded(result(4)))
+            assert viewer.get("/api/records/2").status == 404
+            assert viewer.get("/api/records/1/line").status == 404
+        finally:
+            os.kill(viewer.child(), signal.SIGCONT)
+
+
+def test_a_directory_whose_name_is_no_text_is_shown(tmp_path: Path) -> None:
+    """Names are bytes here; whoever has such a one has trouble enough."""
+    directory = run_directory(tmp_path / os.fsdecode(b"run-\xff"), result(1))
+    with viewing(directory) as viewer:
+        viewer.until_indexed(1)
+        assert viewer.json("/api/run")["name"] == "run-\ufffd"
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from s2a_batch import viewindex
 from s2a_batch.viewquery import SORTS, Filters, Place, count, facets, line_at, page
+from s2a_batch.viewrecord import key_parts
 from tests.rundata import append, bad_line, encoded, failed, result, run_directory
 
 if TYPE_CHECKING:
@@ -198,9 +199,10 @@ def test_a_row_leads_to_its_line(index: Index) -> None:
     for row in page(index.update().db, ALL, Place(), 100):
         place = line_at(index.db, int(str(row["id"])))
         assert place is not None
-        file, at, size = place
-        content = (index.directory / ("results.jsonl", "dead_letters.jsonl")[file]).read_bytes()
-        assert json.loads(content[at : at + size])["line"] == row["line"]
+        content = (index.directory / ("results.jsonl", "dead_letters.jsonl")[place.file]).read_bytes()
+        found = json.loads(content[place.at : place.at + place.size])
+        assert found["line"] == row["line"]
+        assert key_parts(found["key"]) == place.key
     assert line_at(index.db, 99) is None
 
 
