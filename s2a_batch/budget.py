@@ -21,10 +21,11 @@ from s2a_batch.records import Usage
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from s2a_batch.account import Totals
     from s2a_batch.caps import Budget
     from s2a_batch.client import Reply, Request
     from s2a_batch.prices import CostOf
-    from s2a_batch.records import Attempt, Totals
+    from s2a_batch.records import Attempt
     from s2a_batch.report import StageTally
 
 _CHARS_PER_TOKEN: Final = 3.5

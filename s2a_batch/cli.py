@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
-from s2a_batch import __version__, options
+from s2a_batch import __version__, commands, options
 from s2a_batch.errors import StoppedEarly, StopRun
 
 if TYPE_CHECKING:
@@ -233,34 +233,8 @@ def verify(
     raise typer.Exit(0 if found.holds else 1)
 
 
-@app.command()
-def export(  # noqa: PLR0913  the command's options
-    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
-    output: options.ExportFile,
-    source: options.ExportInput = None,
-    form: options.ExportForm = None,
-    fields: options.ExportFields = None,
-    status: options.ExportStatus = "all",
-    pending: options.ExportPending = False,
-    without_check: options.WithoutCheck = None,
-    max_level: options.MaxLevel = None,
-    any_policy: options.AnyPolicy = False,
-    formulas: options.Formulas = False,
-    force: options.Force = False,
-    quiet: options.Quiet = False,
-) -> None:
-    """Write the answers in the order of the input: JSON Lines, CSV, Parquet, or chats to train on.
-
-    Exit status: 0 written, 2 no run or no input there, or the file exists,
-    3 the input cannot be read to its end, or the file not be written.
-    """
-    from s2a_batch import export as exports
-    from s2a_batch.display import Screen
-
-    names = None if fields is None else tuple(name.strip() for name in fields.split(","))
-    without = frozenset(without_check or ())
-    how = exports.Options(form, names, status, pending, without, max_level, any_policy, formulas, force)
-    Screen(quiet=quiet).say(exports.export(directory, source, output, how).to_text())
+for command in (commands.export, commands.view):
+    app.command()(command)
 
 
 def _run(job: Job, how: Options, screen: Screen) -> int:

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from s2a_batch import inspect, progress
-from s2a_batch.checks import removed_words
+from s2a_batch import inspect, marks, progress
+from s2a_batch.account import StageSummary, Summary
 from s2a_batch.figures import dollars
-from s2a_batch.records import Outcome, StageSummary, Summary
+from s2a_batch.records import Outcome
 from s2a_batch.rundir import DEAD_LETTERS
 
 if TYPE_CHECKING:
@@ -278,7 +278,7 @@ def _struck(prompt: str, outcome: Outcome) -> Text:
     if outcome.rewrite is None:
         return Text(_tame(prompt))
     text = Text()
-    for piece, kept in removed_words(prompt, outcome.rewrite):
+    for piece, kept in marks.removed(prompt, outcome.rewrite):
         if kept:
             text.append(_tame(piece))
         else:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch import linefiles, resume, rundir, setup, source
+from s2a_batch.account import Totals
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.keys import KeyIndex
-from s2a_batch.records import BadLine, Known, Totals
+from s2a_batch.records import BadLine, Known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -32,9 +32,9 @@ class DamagedLineError(Exception):
     """A line that was thought sound is not."""
 
 
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Whole lines without their LF, each with the byte offset it begins at; a file that is not there has none."""
-    for at, block in _whole_lines(path):
+def lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Whole lines without their LF, from this byte on, each with the offset it begins at; no file has none."""
+    for at, block in _whole_lines(path, start):
         offset = at
         for line in block[:-1].split(b"\n"):
             yield offset, line
@@ -67,14 +67,15 @@ def scan(path: Path, *, strict: bool = False, parse_from: int | None = None) -> 
             begin = end + 1
 
 
-def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _whole_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """Blocks that end with a line's LF, each with the byte offset it begins at."""
-    offset, parts = 0, list[bytes]()
+    offset, parts = start, list[bytes]()
     try:
         file = path.open("rb", buffering=0)
     except FileNotFoundError:
         return
     with file:
+        file.seek(start)
         while block := file.read(_BLOCK_BYTES):
             end = block.rfind(b"\n") + 1
             if not end:

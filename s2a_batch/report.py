@@ -10,7 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from s2a_batch.records import StageSummary, Summary, Usage
+from s2a_batch.account import StageSummary, Summary
+from s2a_batch.records import Usage
 
 if TYPE_CHECKING:
     from s2a_batch.records import Attempt, Known, Outcome, StageName

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from s2a_batch import __version__, prompts, rundir
+from s2a_batch.account import Summary, Totals
 from s2a_batch.answers import answer_model
 from s2a_batch.errors import JobError, OutputError
 from s2a_batch.job import changes, fingerprint
 from s2a_batch.linefiles import DamagedLineError
-from s2a_batch.records import Summary, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable

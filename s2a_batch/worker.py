@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 
     from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+    from s2a_batch.account import Summary
     from s2a_batch.job import Job
     from s2a_batch.limits import Limiter
-    from s2a_batch.records import Status, Summary
+    from s2a_batch.records import Status
     from s2a_batch.resume import Options
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -161,8 +162,7 @@ class _Worker:
         self, first: Record | BadLine, pending: AsyncIterator[Record | BadLine], assembly: Assembly
     ) -> None:
         try:
-            of_all, of_rewrites = self._resume.fingerprint, self._resume.rewrite_fingerprint
-            async with assembly.parts(of_all, of_rewrites, self._write) as parts:
+            async with assembly.parts(self._resume.fingerprint, self._resume.rewrite_fingerprint, self._write) as parts:
                 self._live.limiters = parts.limiters
                 # The libraries' objects stay: to look through them takes 90 ms each time, in which no request starts.
                 gc.freeze()
@@ -192,7 +192,7 @@ class _Worker:
                         self._taken += 1
                         yield record
                 # A budget may have sufficed, which only a record that is still pending disproves.
-                if self._drain.is_set() and not (isinstance(self._fault, BudgetError) and self._signal is None):
+                if self._drain.is_set() and (self._signal or not isinstance(self._fault, BudgetError)):
                     return
         self._read_all = True
 
@@ -284,9 +284,8 @@ class _Worker:
             did_all = self._tally.finished == self._taken and (self._read_all or self._taken == self._options.limit)
             self._fault = None if did_all else self._spending.error()
         superseded = self._done_before - self._tally.skipped if self._read_all else 0
-        stopped = str(self._fault) if self._fault is not None else None
-        if self._signal is not None:
-            stopped = signal.Signals(self._signal).name
+        fault = None if self._fault is None else str(self._fault)
+        stopped = fault if self._signal is None else signal.Signals(self._signal).name
         seconds = anyio.current_time() - self._live.started
         summary = self._tally.summary(seconds=seconds, stopped=stopped, superseded=superseded, read_all=self._read_all)
         if self._prepared and not isinstance(self._fault, OutputError):

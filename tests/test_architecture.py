@@ -25,10 +25,12 @@ HOMES = {
     "rapidfuzz": {"checks"},
     "jsonschema_rs": {"answers"},
     "rich": {"display", "progress"},
-    "typer": {"cli", "options"},
+    "typer": {"cli", "commands", "options"},
     "platformdirs": {"model_file"},
     "xllamacpp": {"embedded"},
     "pyarrow": {"parquet"},
+    "starlette": {"viewsite"},
+    "uvicorn": {"viewsite"},
 }
 
 
@@ -111,7 +113,8 @@ def test_every_test_says_why_it_matters() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["estimate", "--help"], ["export", "--help"], ["--version"]]
+    "arguments",
+    [["--version"], ["--help"], *([command, "--help"] for command in ("run", "estimate", "export", "view"))],
 )
 def test_help_loads_no_sdk(arguments: list[str]) -> None:
     """The SDKs cost a second; whoever asks for help shall not wait for them."""
@@ -129,6 +132,7 @@ def test_help_loads_no_sdk(arguments: list[str]) -> None:
         "s2a_batch.job",
         "genai_prices",
         "pyarrow",
+        "starlette",
     }
 
 

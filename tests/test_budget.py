@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2a_batch.account import Totals
 from s2a_batch.bounds import Retry
 from s2a_batch.budget import Meter, Spending
 from s2a_batch.caps import Budget
@@ -24,7 +25,6 @@ from s2a_batch.errors import (
     RecordError,
     TransientError,
 )
-from s2a_batch.records import Totals
 from s2a_batch.report import StageTally
 from s2a_batch.stages import Trail
 from tests.fakes import FakeClient, Scripted, a_limiter, a_stage, in_virtual_time, usage
@@ -321,12 +321,15 @@ def test_requests_never_pass_their_cap_whatever_comes_back(cap: int, fates: list
 
         async def one() -> None:
             nonlocal stopped
+            trail = Trail(anyio.current_time())
             try:
-                await stage.run(MESSAGES, Trail(anyio.current_time()))
+                await stage.run(MESSAGES, trail)
             except BudgetError:
                 stopped += 1
             except RecordError:
                 pass
+            finally:
+                trail.release()
 
         async with anyio.create_task_group() as group:
             for _ in range(10):

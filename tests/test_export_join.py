@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from s2a_batch import source
 from s2a_batch.export.joined import Joined, Row
-from s2a_batch.job import Fields
+from s2a_batch.forms import Fields
 from s2a_batch.keys import KeyIndex, key_text, line_hash
 from s2a_batch.records import BadLine, Record
 from tests.exported import directory, failed, result

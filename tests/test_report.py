@@ -13,7 +13,7 @@ from s2a_batch.records import Attempt, Fault, Known, Outcome, RecordFault, Statu
 from s2a_batch.report import StageTally, Tally
 
 if TYPE_CHECKING:
-    from s2a_batch.records import Summary
+    from s2a_batch.account import Summary
 
 KINDS: tuple[FailureKind, ...] = get_args(FailureKind)
 COUNT = st.none() | st.integers(0, 10_000)

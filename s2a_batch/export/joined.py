@@ -172,7 +172,7 @@ class Joined(KeyIndex):
             for key, offset in file.scan():
                 entry = self._done.find(digest_of(key))
                 if entry is not None:  # else it was written since
-                    self._note(entry, offset * len(self._statuses) + file_number + 1)
+                    self._note(entry[0], offset * len(self._statuses) + file_number + 1)
 
     def _map(self, size: int) -> memoryview:
         """A place for each entry, which the kernel pages in and out."""
@@ -197,15 +197,15 @@ class Joined(KeyIndex):
 
     def _row(self, number: int, text: bytes, *, cut: bool) -> Row:
         key, status = self.meet(text)
-        entry = None if status is None else self._done.find(digest_of(key.encode()))
-        if entry is not None and self._places[entry]:
+        found = None if status is None else self._done.find(digest_of(key.encode()))
+        if found is not None and self._places[found[0]]:
             try:
-                found, line = self._line(self._places[entry])
+                of_file, line = self._line(self._places[found[0]])
             except OSError as error:
                 raise OutputError(f"{self._directory}: cannot be read: {error.strerror}") from None
             if linefiles.whole(line) and linefiles.key_of(line) == key.encode():
                 self.matched += 1
-                return Row(number, found, _numbered(line, key, number))
+                return Row(number, of_file, _numbered(line, key, number))
             self.damaged += 1
         return Row(number, "pending", self._pending(key, number, text, cut=cut))
 
@@ -217,8 +217,8 @@ class Joined(KeyIndex):
             identity, tail = self._id.values(given)[0] or "null", f'"input":{given}'
         return (
             f'{{"schema":{SCHEMA_VERSION},"key":"{key}","line":{number},"id":{identity},"status":"pending",'
-            '"answer":null,"rewrite":null,"error":null,"checks":[],"policy":null,'
-            f'"stages":{{"rewrite":null,"answer":null}},"fingerprint":null,"started_at":null,"seconds":null,{tail}}}'
+            '"answer":null,"baseline":null,"rewrite":null,"error":null,"checks":[],"policy":null,'
+            f'"stages":{{"rewrite":null,"answer":null,"baseline":null}},"fingerprint":null,"started_at":null,"seconds":null,{tail}}}'
         ).encode()
 
 

@@ -12,6 +12,8 @@ import re
 from typing import TYPE_CHECKING, Final, Protocol
 
 from s2a_batch.export.spans import members, plain
+from s2a_batch.forms import Fields, UnusableInputError, asked
+from s2a_batch.prompts import direct_messages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -153,29 +155,7 @@ def original(given: JsonValue, fields: Mapping[str, JsonValue]) -> list[dict[str
     """The messages that an input object stands for before any rewrite; none when it is not known."""
     if not isinstance(given, dict):
         return []
-    parts = {name: given.get(str(fields.get(name) or name)) for name in ("prompt", "context", "question", "messages")}
-    past = {name: given.get(str(fields.get(name) or name)) for name in ("system", "instructions")}
-    body = given.get("body")
-    chat = parts["messages"] or (body.get("messages") if isinstance(body, dict) else None)
-    prompt = parts["prompt"]
-    if isinstance(prompt, str):  # beside a prompt only fields that the job names are parts of it
-        said, past = [prompt], {name: value for name, value in past.items() if fields.get(name)}
-    elif isinstance(parts["question"], str):
-        said = [text for text in (parts["context"], parts["question"]) if isinstance(text, str) and text]
-    else:
-        return _turns(chat)
-    system, instructions = past.get("system"), past.get("instructions")
-    said += [instructions] if isinstance(instructions, str) and instructions else []
-    head = [{"role": "system", "content": system}] if isinstance(system, str) and system else []
-    return [*head, {"role": "user", "content": "\n\n".join(said)}]
-
-
-def _turns(chat: JsonValue) -> list[dict[str, str]]:
-    """A chat's messages, as they are; none when one is more than text."""
-    turns = []
-    for message in chat if isinstance(chat, list) else ():
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-        if not isinstance(role, str) or not isinstance(content, str):
-            return []
-        turns.append({"role": role, "content": content})
-    return turns
+    try:
+        return direct_messages(asked(given, Fields.model_validate(fields)), "baseline")
+    except (UnusableInputError, ValueError):
+        return []

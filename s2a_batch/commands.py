@@ -1,0 +1,54 @@
+"""Commands over what a run left: each hands its options to the package that does the work, and loads it only then.
+
+Knows typer. Invariant: they only read the run's directory.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from s2a_batch import options
+
+
+def export(  # noqa: PLR0913  the command's options
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    output: options.ExportFile,
+    source: options.ExportInput = None,
+    form: options.ExportForm = None,
+    fields: options.ExportFields = None,
+    status: options.ExportStatus = "all",
+    pending: options.ExportPending = False,
+    without_check: options.WithoutCheck = None,
+    max_level: options.MaxLevel = None,
+    any_policy: options.AnyPolicy = False,
+    formulas: options.Formulas = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write the answers in the order of the input: JSON Lines, CSV, Parquet, or chats to train on.
+
+    Exit status: 0 written, 2 no run or no input there, or the file exists,
+    3 the input cannot be read to its end, or the file not be written.
+    """
+    from s2a_batch import export as exports
+    from s2a_batch.display import Screen
+
+    names = None if fields is None else tuple(name.strip() for name in fields.split(","))
+    without = frozenset(without_check or ())
+    how = exports.Options(form, names, status, pending, without, max_level, any_policy, formulas, force)
+    Screen(quiet=quiet).say(exports.export(directory, source, output, how).to_text())
+
+
+def view(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+) -> None:
+    """Look through a run in the browser, on this machine alone; works while it runs. Ctrl-C ends it."""
+    from s2a_batch.web import serve
+
+    serve(directory, port, browser=not no_browser, say=functools.partial(print, flush=True))
