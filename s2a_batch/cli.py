@@ -214,6 +214,20 @@ def verify(
     raise typer.Exit(0 if found.holds else 1)
 
 
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file; default: report.html in the directory.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as one JSON object instead.")] = False,
+) -> None:
+    """Write one HTML file on a run: counts, times, tokens, cost, rewrites; works while it runs."""
+    from s2a_batch.htmlreport import report as write_report
+
+    sys.stdout.write(write_report(directory, output, as_json=as_json) + "\n")
+
+
 def _run(job: Job, how: Options, screen: Screen) -> int:
     """Run it, say how it ended, and return its exit status."""
     from s2a_batch.worker import run_job

@@ -1,0 +1,124 @@
+"""Records shown in full: the prompt with what the rewrite left out struck, and the rewrite with what it put in marked.
+
+Invariants: what is shown of a record is bounded, and says where it was cut; a record whose line is gone meanwhile is
+left out.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from s2a_batch import htmltext, linefiles, marks
+from s2a_batch.records import Rewrite
+from s2a_batch.rows import Line, UnreadableLineError, parsed, prompt_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from pydantic import JsonValue
+
+    from s2a_batch.readings import ExampleReading
+
+_PIECE_CHARS: Final = 900
+_TEXT_CHARS: Final = 5_000
+_ANSWER_CHARS: Final = 1_200
+_CHECKS: Final = 12
+_WORDS: Final = 12
+_WORD_CHARS: Final = 60
+
+
+def examples(directory: Path, found: Iterable[ExampleReading], fields: Mapping[str, JsonValue]) -> str:
+    """The records as HTML, each an article."""
+    return "".join(_article(example, line, fields) for example in found if (line := _line(directory, example)))
+
+
+def _line(directory: Path, example: ExampleReading) -> Line | None:
+    """The record's line; None when another stands there now."""
+    try:
+        with (directory / example["file"]).open("rb") as file:
+            file.seek(example["offset"])
+            line = file.readline().rstrip(b"\n")
+        return parsed(line) if linefiles.is_sound(line) and linefiles.key_of(line).decode() == example["key"] else None
+    except (OSError, UnreadableLineError):
+        return None
+
+
+def _article(example: ExampleReading, line: Line, fields: Mapping[str, JsonValue]) -> str:
+    kept = line["rewrite"] or {}
+    rewrite = Rewrite(relevant_context=kept["relevant_context"], user_query=kept["user_query"], raw="")
+    prompt = prompt_of(line, fields) or ""
+    why = "".join(f'<span class="why">{htmltext.text(reason)}</span>' for reason in example["why"])
+    identity = "" if line["id"] is None else f", id {htmltext.text(str(line['id'])[:_WORD_CHARS])}"
+    parts = [
+        f"<header><h3>Line {example['line']}{identity}</h3>{why}</header>",
+        f'<div class="sides"><div><h4>The prompt</h4><p class="words">{_struck(prompt, rewrite)}</p></div>',
+        f'<div><h4>The rewrite</h4><p class="words">{_marked(prompt, rewrite.relevant_context)}</p>',
+        f'<p class="words query">{_marked(prompt, rewrite.user_query)}</p></div></div>',
+        _answer(line),
+        _checks(line["checks"]),
+    ]
+    return f'<article class="example">{"".join(parts)}</article>'
+
+
+def _struck(prompt: str, rewrite: Rewrite) -> str:
+    return _pieces(marks.removed(prompt, rewrite), "del") or "<i>none</i>"
+
+
+def _marked(prompt: str, text: str) -> str:
+    return _pieces(marks.invented(prompt, text), "mark") or "<i>empty</i>"
+
+
+def _pieces(pieces: Iterable[tuple[str, bool]], tag: str) -> str:
+    """Pieces of a text, those that the other text lacks in an element; long ones lose their middle."""
+    parts, room = [], _TEXT_CHARS
+    for piece, shared in pieces:
+        if room <= 0:
+            parts.append(_cut("the rest"))
+            break
+        bare = piece.rstrip()
+        shown = _shortened(bare, min(room, _PIECE_CHARS))
+        room -= len(bare)
+        after = piece[len(bare) :][:4]
+        parts.append(f"{shown if shared or not bare else f'<{tag}>{shown}</{tag}>'}{htmltext.text(after)}")
+    return "".join(parts)
+
+
+def _shortened(text: str, most: int) -> str:
+    if len(text) <= most:
+        return htmltext.text(text)
+    left = len(text) - most
+    return htmltext.text(text[: most * 2 // 3]) + _cut(f"{left:,} characters") + htmltext.text(text[-(most // 3) :])
+
+
+def _cut(what: str) -> str:
+    return f' <span class="cut">… {what} not shown …</span> '
+
+
+def _answer(line: Line) -> str:
+    error, answer = line["error"], line["answer"]
+    if error is not None:
+        told = htmltext.text(f"{error['kind']}: {error['message']}"[:_ANSWER_CHARS])
+        return f'<p class="answer failed"><b>Failed</b> {told}</p>'
+    if answer is None:
+        return '<p class="answer"><b>No answer yet</b></p>'
+    only = next(iter(answer.values())) if isinstance(answer, dict) and len(answer) == 1 else answer
+    text = only if isinstance(only, str) else json.dumps(only, ensure_ascii=False)
+    return f'<p class="answer"><b>Answer</b> <span class="words">{_shortened(text, _ANSWER_CHARS)}</span></p>'
+
+
+def _checks(checks: list[dict[str, str]]) -> str:
+    rows = []
+    for check in checks[:_CHECKS]:
+        words: list[str] = list(check.get("words", ()))
+        told = (
+            f"{check['message']}: {', '.join(word[:_WORD_CHARS] for word in words[:_WORDS])}"
+            if words
+            else check["message"]
+        )
+        level = check["level"] if check["level"] in ("error", "warn", "info") else "info"
+        rows.append(
+            f'<li class="{level}"><b>{htmltext.text(check["name"][:_WORD_CHARS])}</b> {htmltext.text(told[:_ANSWER_CHARS])}</li>'
+        )
+    return f'<ul class="checks">{"".join(rows)}</ul>' if rows else ""
