@@ -177,7 +177,7 @@ def dots(
         parts = [
             f'<rect class="band" x="{_LEFT}" y="{px(top)}" width="{frame.right - _LEFT}" height="{px(foot - top)}"/>',
             f'<text class="tick end" x="{frame.right - 6}" y="{px(top + 15)}">{told}</text>',
-            frame.grid(log_ticks(low, high), lambda v: f"{v:g}×"),  # noqa: RUF001
+            frame.grid(log_ticks(low, high), lambda v: f"{v:g}{htmltext.TIMES}"),
             *(_joined(frame, kind, row) for kind, row in series),
             frame.below((n + 0.5, place) for n, place in enumerate(places)),
         ]

@@ -217,7 +217,7 @@ class _Digest:
 
 
 def _bin(at: int, found: Moment) -> BinReading:
-    latencies = {name: (h.quantile(0.5) or 0.0, h.quantile(0.95) or 0.0) for name, h in found.seconds.items()}
+    latencies = {name: _percentiles(seconds) for name, seconds in found.seconds.items()}
     return {
         "at": at,
         "answered": found.answered,
@@ -231,6 +231,10 @@ def _bin(at: int, found: Moment) -> BinReading:
         "waited_most_s": found.waited.most if found.waited.n else None,
         "latency_s": latencies,
     }
+
+
+def _percentiles(found: Histogram) -> tuple[float, float, float]:
+    return found.quantile(0.50) or 0.0, found.quantile(0.95) or 0.0, found.quantile(0.99) or 0.0
 
 
 def _rank(level: str) -> int:

@@ -79,17 +79,6 @@ class Histogram:
         """The mean, exact; None without values."""
         return self.total / self.n if self.n else None
 
-    def coarse(self, per_octave: int) -> list[tuple[float, float, int]]:
-        """(from, to, count) in wider buckets, gaps included, for a picture."""
-        step = _PER_OCTAVE // per_octave
-        wide: Counter[int] = Counter()
-        for bucket, n in self.buckets.items():
-            wide[bucket // step] += n
-        if not wide:
-            return []
-        edges = range(min(wide), max(wide) + 1)
-        return [(2 ** (k / per_octave), 2 ** ((k + 1) / per_octave), wide[k]) for k in edges]
-
 
 @dataclass(slots=True)
 class Moment:

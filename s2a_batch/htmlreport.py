@@ -14,11 +14,10 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import htmltext, linefiles, rundir, sections, worked
+from s2a_batch import htmltext, judged, linefiles, rundir, sections, worked
 from s2a_batch.digest import digest
 from s2a_batch.errors import JobError
-from s2a_batch.figures import dollars
-from s2a_batch.htmltext import count, factor, seconds, share
+from s2a_batch.htmltext import DASH, count, factor, seconds, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 HEAD: Final = "<!doctype html>\n<!-- written by s2a-batch report -->\n"
 NAME: Final = "report.html"
 _SHOWN_FAILURES: Final = 4
-_DASH: Final = "–"  # noqa: RUF001
 
 
 def report(directory: Path, output: Path | None, *, as_json: bool) -> str:
@@ -53,13 +51,14 @@ def page(reading: Reading, directory: Path, fields: Mapping[str, JsonValue]) -> 
     style = resources.files("s2a_batch").joinpath("page_report", "report.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    title = htmltext.plain(f"{directory.resolve().name} {_DASH} s2a-batch report")
+    title = htmltext.plain(f"{directory.resolve().name} {DASH} s2a-batch report")
     return (
         f'{HEAD}<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
         f'content="{policy}"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
         f"<title>{title}</title><style>{style}</style></head><body>"
-        f"{_header(reading, directory)}<main>{_body(reading, directory, fields)}</main>{_footer(reading)}</body></html>\n"
+        f"{_header(reading, directory)}<main>{_body(reading, directory, fields)}</main>{_footer(reading)}"
+        "</body></html>\n"
     )
 
 
@@ -91,11 +90,11 @@ def _body(reading: Reading, directory: Path, fields: Mapping[str, JsonValue]) ->
     shown = worked.examples(directory, reading["examples"], fields)
     parts = [
         ("time", "Over time", "", sections.time(reading)),
-        ("rewrites", "What the rewrites kept", "", sections.rewrites(reading)),
+        ("rewrites", "What the rewrites kept", "", judged.rewrites(reading)),
         ("examples", "Worked examples", _LEGEND, shown or "<p>There is no rewrite to show yet.</p>"),
         ("cost", "Tokens and cost", "", sections.money(reading)),
         ("requests", "Requests", "", sections.requests(reading)),
-        ("failures", "Failed records", "", sections.failures(reading)),
+        ("failures", "Failed records", "", judged.failures(reading)),
         ("slowest", "Slowest records", "", sections.slowest(reading)),
         ("settings", "Settings", "", _settings(reading)),
     ]
@@ -118,7 +117,7 @@ def _header(reading: Reading, directory: Path) -> str:
     nav = "".join(f'<a href="#{place}">{told}</a>' for place, told in (*links, *more))
     figures = "".join(f"<div><dt>{told}</dt><dd>{value}</dd></div>" for told, value in _figures(reading))
     return (
-        f'<header class="top"><p class="over">System 2 Attention {_DASH} run report</p><h1>{name}</h1>'
+        f'<header class="top"><p class="over">System 2 Attention {DASH} run report</p><h1>{name}</h1>'
         f'<p class="lead">{_headline(reading)}</p><p class="state">{_state(reading)}</p>'
         f'<dl class="figures">{figures}</dl><nav aria-label="Sections">{nav}</nav></header>'
     )
@@ -129,16 +128,17 @@ def _headline(reading: Reading) -> str:
     counts = reading["counts"]
     good = "rewritten" if reading["run"]["only_rewrite"] else "answered"
     done = counts["rewritten"] if good == "rewritten" else counts["answered"]
-    known = done + counts["failed"] + (counts["pending"] or 0) - (counts["superseded"] or 0)
-    if not known and not counts["rewritten"]:
+    waiting = counts["rewritten"] if good == "answered" else 0
+    known = done + counts["failed"] + (waiting if counts["pending"] is None else counts["pending"])
+    if not known:
         return "Nothing is finished yet." if reading["run"]["running"] else "There are no records."
-    parts = [f"{count(done)} of {count(max(known, done))} records {good}" + ("." if not counts["failed"] else ", ")]
+    parts = [f"{count(done)} of {count(known)} records {good}" + ("." if not counts["failed"] else ", ")]
     if counts["failed"]:
         kinds = [f"{count(f['records'])} {htmltext.text(f['kind'])}" for f in reading["failures"][:_SHOWN_FAILURES]]
         more = ["more"] if len(reading["failures"]) > _SHOWN_FAILURES else []
         parts.append(f"{count(counts['failed'])} failed ({', '.join([*kinds, *more])}).")
-    if counts["rewritten"] and good == "answered":
-        parts.append(f" {count(counts['rewritten'])} finished rewrites wait for their answer.")
+    if waiting:
+        parts.append(f" {count(waiting)} finished rewrites wait for their answer.")
     return "".join(parts)
 
 
@@ -166,10 +166,6 @@ def _state(reading: Reading) -> str:
 def _figures(reading: Reading) -> list[tuple[str, str]]:
     """The numbers that everybody looks for first."""
     counts, stages, one = reading["counts"], reading["stages"].values(), reading["one_call"]["total"]
-    costs = [stage["cost_usd"] for stage in stages if stage["requests"]]
-    known = [cost for cost in costs if cost is not None]
-    partly = any(stage["unpriced"] or stage["unknown_usage"] for stage in stages)
-    money = dollars(sum(known) if costs and len(known) == len(costs) else None)
     tokens = sum(stage["input_tokens"] + stage["output_tokens"] for stage in stages)
     retried = sum(stage["retries"] + stage["reasks"] + stage["rate_limited"] for stage in stages)
     kept = reading["compression"]
@@ -181,7 +177,7 @@ def _figures(reading: Reading) -> list[tuple[str, str]]:
         ("requests", count(sum(stage["requests"] for stage in stages))),
         ("asked again", count(retried)),
         ("tokens", htmltext.short(tokens)),
-        ("cost", f"at least {money}" if known and partly else money),
+        ("cost", sections.money_of(list(stages))),
         ("tokens of one call", factor(one["token_factor"] if one else None)),
         ("words left", share(kept["rewrite_words"], kept["prompt_words"])),
     ]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+DASH: Final = "–"  # noqa: RUF001  of ranges, and where there is nothing
+TIMES: Final = "×"  # noqa: RUF001
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _KEPT: Final = frozenset("\n\t\u200c\u200d")  # joiners are part of how Persian, Hindi and emoji are written
 _SECOND: Final = 1.0
@@ -31,6 +33,11 @@ def text(raw: str) -> str:
     return "".join(map(_sign, raw))
 
 
+def sentence(raw: str) -> str:
+    """A stranger's text that begins a sentence."""
+    return text(raw[:1].upper() + raw[1:])
+
+
 def _sign(sign: str) -> str:
     if sign not in _KEPT and unicodedata.category(sign) in _HIDDEN:
         return f'<i class="hidden-sign">U+{ord(sign):04X}</i>'
@@ -41,6 +48,11 @@ def plain(raw: str) -> str:
     """A stranger's text for an attribute or an SVG title, where no element can stand."""
     shown = (f"[U+{ord(c):04X}]" if unicodedata.category(c) in _HIDDEN and c not in _KEPT else c for c in raw)
     return html.escape("".join(shown))
+
+
+def level(name: str) -> str:
+    """The class of a check's level; one that this version does not know looks as a note."""
+    return name if name in {"error", "warn", "info"} else "info"
 
 
 def count(value: float | None) -> str:
@@ -59,19 +71,19 @@ def short(value: float) -> str:
 def share(part: float, whole: float) -> str:
     """A part in per cent; a part that is not all never reads 100 %, nor one that is there 0 %."""
     if not whole:
-        return "–"  # noqa: RUF001
+        return DASH
     percent = 100 * part / whole
     if 0 < percent < 0.1:  # noqa: PLR2004
         return "< 0.1 %"
     if 99.9 < percent < 100:  # noqa: PLR2004
         return "> 99.9 %"
-    return f"{percent:.1f} %".replace(".0 %", " %")
+    return f"{percent:.0f} %" if part in (0, whole) else f"{percent:.1f} %"
 
 
 def seconds(value: float | None) -> str:
     """A duration with three digits that matter, from milliseconds to hours."""
     if value is None:
-        return "–"  # noqa: RUF001
+        return DASH
     if value < _SECOND / _TEN:
         return f"{value * 1000:.0f} ms"
     if value < 2 * _MINUTE:
@@ -85,7 +97,7 @@ def factor(value: float | None) -> str:
     """How many times as much."""
     if value is None or not math.isfinite(value):
         return "unknown"
-    return f"{value:.{1 if value >= _TEN else 2}f}×"  # noqa: RUF001
+    return f"{value:.{1 if value >= _TEN else 2}f}{TIMES}"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str, texts: int = 1) -> str:

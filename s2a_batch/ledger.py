@@ -127,7 +127,6 @@ class StageLedger:
             "unpriced": self.unpriced,
             "seconds": spread(self.seconds),
             "waited_s": spread(self.waited),
-            "latencies": self.seconds.coarse(4),
             "errors": dict(self.errors.most_common()),
             "statuses": dict(self.statuses.most_common()),
             "finish_reasons": dict(self.finishes.most_common()),

@@ -40,14 +40,13 @@ class StageReading(TypedDict):
     unpriced: int
     seconds: Spread
     waited_s: Spread
-    latencies: list[tuple[float, float, int]]
     errors: dict[str, int]
     statuses: dict[str, int]
     finish_reasons: dict[str, int]
 
 
 class BinReading(TypedDict):
-    """What fell into one bin of time: requests where they began, records where they ended."""
+    """What fell into one bin of time: requests where they began (p50, p95, p99), records where they ended."""
 
     at: int
     answered: int
@@ -59,7 +58,7 @@ class BinReading(TypedDict):
     outage: int
     waited_mean_s: float | None
     waited_most_s: float | None
-    latency_s: dict[str, tuple[float, float]]
+    latency_s: dict[str, tuple[float, float, float]]
 
 
 class CourseReading(TypedDict):

@@ -1,25 +1,22 @@
-"""The sections of the report's page, one function each: from a reading to HTML.
+"""The sections of the report's page on time, requests and money, one function each: from a reading to HTML.
 
 Pure functions. Invariant: every number comes from the reading as it is; what is unknown reads so.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from s2a_batch import charts, htmltext, timecharts
 from s2a_batch.figures import dollars
-from s2a_batch.htmltext import count, factor, seconds, share, table
+from s2a_batch.htmltext import DASH, count, factor, seconds, share, table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from s2a_batch.readings import OneCallReading, Reading, SizeReading, Spread, StageReading
 
 _PAPER: Final = (1.2, 5.0)
-_PER_CENT: Final = 100
-_SHARE_STEP: Final = 5
-_DASH: Final = "–"  # noqa: RUF001
+Kind = Literal["input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"]
+_TOKENS: Final[tuple[Kind, ...]] = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 
 
 def time(reading: Reading) -> str:
@@ -29,7 +26,7 @@ def time(reading: Reading) -> str:
     if not drawn:
         return "<p>Nothing was sent yet.</p>"
     rows = [_latencies(name, stage["seconds"]) for name, stage in stages.items()]
-    rows += [_latencies("a whole record", reading["seconds"])]
+    rows += [_latencies("whole record", reading["seconds"])]
     heads = ["", "count", "p50", "p95", "p99", "most", "mean"]
     about = f'<p class="note">Percentiles are exact to {reading["resolution"]:.1%}; means and the most are exact.</p>'
     return table(heads, rows, caption="Seconds of requests and of records") + about + drawn
@@ -94,8 +91,9 @@ def money(reading: Reading) -> str:
     heads = ["", "input", "of it cached", "output", "of it reasoning", "cost"]
     stages = reading["stages"]
     rows = [[name, *_tokens(stage)] for name, stage in stages.items()]
+    rows += [_together(list(stages.values()))] if len(stages) > 1 else []
     notes = [
-        f"{count(stage['unknown_usage'])} replies of the {name} stage did not say their tokens: its sums are lower bounds."
+        f"{count(stage['unknown_usage'])} replies of the {name} stage did not tell their tokens: sums are lower bounds."
         for name, stage in stages.items()
         if stage["unknown_usage"]
     ]
@@ -109,15 +107,22 @@ def money(reading: Reading) -> str:
 
 
 def _tokens(stage: StageReading) -> list[str]:
-    cells = [count(stage[name]) for name in ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")]
-    return [*cells, cost(stage)]
+    return [*(count(stage[name]) for name in _TOKENS), money_of([stage])]
 
 
-def cost(stage: StageReading) -> str:
-    """A stage's money; "at least" where something of it is not known."""
-    known = dollars(stage["cost_usd"])
-    partly = stage["cost_usd"] is not None and (stage["unknown_usage"] or stage["unpriced"])
-    return f"at least {known}" if partly else known
+def _together(stages: list[StageReading]) -> list[str]:
+    sums = [sum(stage[name] for stage in stages) for name in _TOKENS]
+    return ["together", *map(count, sums), money_of(stages)]
+
+
+def money_of(stages: list[StageReading]) -> str:
+    """What stages cost together; unknown when nothing is known of one that sent requests."""
+    costs = [stage["cost_usd"] for stage in stages if stage["requests"]]
+    known = [cost for cost in costs if cost is not None]
+    if len(known) < len(costs):
+        return dollars(None)
+    partly = any(stage["unpriced"] or stage["unknown_usage"] for stage in stages)
+    return f"at least {dollars(sum(known))}" if partly else dollars(sum(known))
 
 
 def _one_call(found: OneCallReading) -> str:
@@ -150,7 +155,27 @@ def _one_call(found: OneCallReading) -> str:
         f"{found['tokens_per_char'] or 0:.3f} tokens a character ({how}), the same answer, the answer model's price. "
         "The shaded range is 1.2 to 5 times the input, as was measured with the paper's prompts."
     )
-    return _factors(found, told, numbers) + _measured(found)
+    return _sides(total) + _factors(found, told, numbers) + _measured(found)
+
+
+def _sides(total: SizeReading) -> str:
+    """Both ways beside each other."""
+    rows = [
+        ["S2A, both stages", count(total["input_tokens"]), count(total["output_tokens"]), dollars(total["cost_usd"])],
+        [
+            "one call, estimated",
+            count(total["one_input_tokens"]),
+            count(total["one_output_tokens"]),
+            dollars(total["one_cost_usd"]),
+        ],
+        ["times as much", factor(total["input_factor"]), factor(_output_factor(total)), factor(total["cost_factor"])],
+    ]
+    caption = f"Against one call with the original prompt, {count(total['records'])} answered records"
+    return table(["", "input", "output", "cost"], rows, caption=caption)
+
+
+def _output_factor(total: SizeReading) -> float | None:
+    return total["output_tokens"] / total["one_output_tokens"] if total["one_output_tokens"] else None
 
 
 def _factors(found: OneCallReading, told: str, numbers: str) -> str:
@@ -187,99 +212,7 @@ def _compared(name: str, size: SizeReading) -> list[str]:
 
 def _range(size: SizeReading) -> str:
     low, high = htmltext.short(size["from_chars"]), size["to_chars"]
-    return f"{low}{_DASH}{htmltext.short(high)}" if high is not None else f"{low} and more"
-
-
-def rewrites(reading: Reading) -> str:
-    """How much the rewrites kept, what the checks found, and what was done about it."""
-    found = reading["compression"]
-    if not found["records"]:
-        return "<p>There is no rewrite yet.</p>"
-    kept, shares = found["kept"], found["shares"]
-    values = [(_share_label(n), float(v), f"{_share_range(n)}: {count(v)}") for n, v in enumerate(shares)]
-    quantiles = ", ".join(
-        f"{name} {v:.0%}" for name, v in zip(("p50", "p95", "p99"), _quantiles(kept), strict=False) if v is not None
-    )
-    told = (
-        f"{share(found['rewrite_words'], found['prompt_words'])} of the words are left: "
-        f"{count(found['rewrite_words'])} words in {count(found['records'])} rewrites of {count(found['prompt_words'])} "
-        f"words of prompts. By record: {quantiles}."
-    )
-    rows = [[_share_range(n), count(v), share(v, found["records"])] for n, v in enumerate(shares) if v]
-    numbers = table(["words of the rewrite, of the prompt's", "rewrites", "share"], rows, caption="Length of rewrites")
-    draw = charts.bars(values, max(shares), "fill rewrite")
-    drawn = charts.figure("compression", "Words of the rewrite, in per cent of the prompt's", told, draw, numbers)
-    return drawn + _checks(reading)
-
-
-def _share_label(n: int) -> str:
-    return f"{n * _SHARE_STEP} %" if n % 4 == 0 else ""
-
-
-def _share_range(n: int) -> str:
-    low = n * _SHARE_STEP
-    return f"{low}{_DASH}{low + _SHARE_STEP} %" if low < _PER_CENT + 4 * _SHARE_STEP else f"{low} % and more"
-
-
-def _checks(reading: Reading) -> str:
-    checked, rewritten = reading["checked"], sum(reading["checked"].values())
-    rows = [
-        [
-            f"<code>{htmltext.text(c['name'])}</code>",
-            _level(c["level"]),
-            count(c["records"]),
-            share(c["records"], rewritten),
-        ]
-        for c in reading["checks"]
-    ]
-    worst = (
-        f"<p>Of {count(rewritten)} rewrites {count(checked['error'])} have a finding of level error, "
-        f"{count(checked['warn'])} at worst a warning, {count(checked['info'])} only notes; "
-        f"{count(checked['none'])} have none.</p>"
-    )
-    found = table(["check", "level", "rewrites", "share"], rows, caption="Checks by kind", texts=2) if rows else ""
-    return "<h3>Checks</h3>" + worst + found + _policies(reading)
-
-
-def _policies(reading: Reading) -> str:
-    if not reading["policies"]:
-        return '<p class="note">No policy had to be taken for a failed check.</p>'
-    rows = [[f"<code>{htmltext.text(name)}</code>", count(n)] for name, n in reading["policies"].items()]
-    return table(["policy taken", "records"], rows, caption="Policies taken")
-
-
-def _level(level: str) -> str:
-    kind = level if level in ("error", "warn", "info") else "info"
-    return f'<span class="level {kind}">{htmltext.text(level)}</span>'
-
-
-def failures(reading: Reading) -> str:
-    """Dead letters by kind, and what to do about each."""
-    if not reading["failures"]:
-        return "<p>No record failed.</p>"
-    return (
-        "<dl class=failures>".replace("=failures", '="failures"')
-        + "".join(_failure(f) for f in _failed(reading))
-        + "</dl>"
-    )
-
-
-def _failed(reading: Reading) -> Iterable[tuple[str, str, str, str]]:
-    for found in reading["failures"]:
-        where = ", ".join(f"{htmltext.text(name)} {count(n)}" for name, n in found["stages"].items())
-        remedy = f" Remedy: {htmltext.text(found['remedy'])}." if found["remedy"] else ""
-        first = f"First: line {found['first_line']}, {htmltext.text(found['first_message'])}"
-        yield (
-            f"{count(found['records'])} × <code>{htmltext.text(found['kind'])}</code>",
-            f"{htmltext.text(found['meaning'])}.{remedy}",
-            where,
-            first,
-        )  # noqa: RUF001
-
-
-def _failure(parts: tuple[str, str, str, str]) -> str:
-    head, meaning, where, first = parts
-    return f'<dt>{head}</dt><dd>{meaning} <span class="quiet">Stage: {where}.</span><br><span class="quiet">{first}</span></dd>'
+    return f"{low}{DASH}{htmltext.short(high)}" if high is not None else f"{low} and more"
 
 
 def slowest(reading: Reading) -> str:
@@ -288,7 +221,7 @@ def slowest(reading: Reading) -> str:
     rows = [
         [
             f"{found['line']}",
-            htmltext.text(found["id"]) or _DASH,
+            htmltext.text(found["id"]) or DASH,
             htmltext.text(found["status"]),
             seconds(found["seconds"]),
             *(seconds(found["stages"].get(name)) for name in names),
@@ -298,4 +231,8 @@ def slowest(reading: Reading) -> str:
         for found in reading["slowest"]
     ]
     heads = ["line", "id", "status", "whole", *names, "waited", "requests"]
-    return table(heads, rows, caption="Slowest records", texts=3) if rows else "<p>None yet.</p>"
+    return (
+        table(heads, rows, caption="From the first prompt to the result, waits included", texts=3)
+        if rows
+        else "<p>None yet.</p>"
+    )

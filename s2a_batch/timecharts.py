@@ -34,6 +34,7 @@ _EVENTS: Final[tuple[tuple[Event, str], ...]] = (
     ("outage", "outage"),
 )
 _ROW_PX: Final = 16
+_TOUCHING: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,26 +135,40 @@ def _latency(axis: Axis, stage: str) -> str:
         return ""
 
     def draw(width: int) -> tuple[int, str]:
-        scale = ticks(max(p95 for _, p95 in known))
+        scale = ticks(max(p99 for _, _, p99 in known))
         height = 190 if width == WIDE else 170
         frame = axis.frame(width, height, scale[-1])
-        band, line = [], []
-        for place, pair in zip(axis.places, found, strict=True):
-            if pair is not None:
-                x, end, low, high = px(frame.x(place)), px(frame.x(place + 1)), frame.y(pair[0]), frame.y(pair[1])
-                band.append(f"M{x} {px(low)}V{px(high)}H{end}V{px(low)}z")
-                line.append(f"M{x} {px(low)}H{end}")
-        parts = f'<path class="soft {stage}" d="{"".join(band)}"/><path class="line {stage}" d="{"".join(line)}"/>'
+        places = [(place, found_) for place, found_ in zip(axis.places, found, strict=True) if found_ is not None]
+        band = "".join(_box(frame, place, *p[:2]) for place, p in places)
+        median, rare = (_steps(frame, [(place, p[n]) for place, p in places]) for n in (0, 2))
+        parts = f'<path class="soft {stage}" d="{band}"/><path class="thin {stage}" d="{rare}"/>'
+        parts += f'<path class="line {stage}" d="{median}"/>'
         return height, frame.grid(scale, lambda v: f"{v:g} s") + parts + axis.foot(frame)
 
-    told = "The line is the median, the band goes up to the 95th percentile of the requests that began then."
+    told = "The line is the median, the band goes up to the 95th percentile, the thin line is the 99th."
     rows = [
         [axis.clock(b["at"]), *(htmltext.seconds(v) for v in b["latency_s"][stage])]
         for b in _thinned(axis)
         if stage in b["latency_s"]
     ]
-    numbers = htmltext.table(["from", "p50", "p95"], rows, caption=f"Latency of the {stage} stage, by time")
+    numbers = htmltext.table(["from", "p50", "p95", "p99"], rows, caption=f"Latency of the {stage} stage, by time")
     return figure(f"latency-{stage}", f"Latency: {stage}", told, draw, numbers)
+
+
+def _box(frame: Frame, place: float, low: float, high: float) -> str:
+    left, right, foot, top = (px(v) for v in (frame.x(place), frame.x(place + 1), frame.y(low), frame.y(high)))
+    return f"M{left} {foot}V{top}H{right}V{foot}z"
+
+
+def _steps(frame: Frame, values: Sequence[tuple[float, float]]) -> str:
+    """A line of steps, one bin wide each, interrupted where bins are missing."""
+    parts, before = [], None
+    for place, value in values:
+        joined = before is not None and abs(place - before - 1) < _TOUCHING
+        start = f"V{px(frame.y(value))}" if joined else f"M{px(frame.x(place))} {px(frame.y(value))}"
+        parts.append(f"{start}H{px(frame.x(place + 1))}")
+        before = place
+    return "".join(parts)
 
 
 def _waits(axis: Axis) -> str:

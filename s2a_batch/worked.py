@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from s2a_batch.readings import ExampleReading
 
 _PIECE_CHARS: Final = 900
+_STRUCK_CHARS: Final = 480
 _TEXT_CHARS: Final = 5_000
 _ANSWER_CHARS: Final = 1_200
 _CHECKS: Final = 12
@@ -78,8 +79,9 @@ def _pieces(pieces: Iterable[tuple[str, bool]], tag: str) -> str:
             parts.append(_cut("the rest"))
             break
         bare = piece.rstrip()
-        shown = _shortened(bare, min(room, _PIECE_CHARS))
-        room -= len(bare)
+        most = min(room, _PIECE_CHARS if shared else _STRUCK_CHARS)
+        shown = _shortened(bare, most)
+        room -= min(len(bare), most)
         after = piece[len(bare) :][:4]
         parts.append(f"{shown if shared or not bare else f'<{tag}>{shown}</{tag}>'}{htmltext.text(after)}")
     return "".join(parts)
@@ -88,8 +90,9 @@ def _pieces(pieces: Iterable[tuple[str, bool]], tag: str) -> str:
 def _shortened(text: str, most: int) -> str:
     if len(text) <= most:
         return htmltext.text(text)
-    left = len(text) - most
-    return htmltext.text(text[: most * 2 // 3]) + _cut(f"{left:,} characters") + htmltext.text(text[-(most // 3) :])
+    head, tail = text[: most * 2 // 3], text[-(most // 3) :]
+    head, tail = head.rpartition(" ")[0] or head, tail.partition(" ")[2] or tail  # at a word's end, if there is one
+    return htmltext.text(head) + _cut(f"{len(text) - len(head) - len(tail):,} characters") + htmltext.text(tail)
 
 
 def _cut(what: str) -> str:
@@ -112,13 +115,8 @@ def _checks(checks: list[dict[str, str]]) -> str:
     rows = []
     for check in checks[:_CHECKS]:
         words: list[str] = list(check.get("words", ()))
-        told = (
-            f"{check['message']}: {', '.join(word[:_WORD_CHARS] for word in words[:_WORDS])}"
-            if words
-            else check["message"]
-        )
-        level = check["level"] if check["level"] in ("error", "warn", "info") else "info"
-        rows.append(
-            f'<li class="{level}"><b>{htmltext.text(check["name"][:_WORD_CHARS])}</b> {htmltext.text(told[:_ANSWER_CHARS])}</li>'
-        )
+        listed = ": " + ", ".join(word[:_WORD_CHARS] for word in words[:_WORDS]) if words else ""
+        told = htmltext.text((check["message"] + listed)[:_ANSWER_CHARS])
+        name = htmltext.text(check["name"][:_WORD_CHARS])
+        rows.append(f'<li class="{htmltext.level(check["level"])}"><b>{name}</b> {told}</li>')
     return f'<ul class="checks">{"".join(rows)}</ul>' if rows else ""
