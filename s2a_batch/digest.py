@@ -184,7 +184,11 @@ class _Digest:
             "first": self._first,
             "last": self._last,
             "seconds": spread(self._seconds),
-            "stages": {name: stage.reading() for name, stage in self._stages.items() if stage.records},
+            "stages": {
+                name: stage.reading(*self.timeline.merged(name))
+                for name, stage in self._stages.items()
+                if stage.records
+            },
             "course": {"width_s": self.timeline.width_s, "bins": [_bin(*found) for found in self.timeline.course()]},
             "one_call": self._one_call.reading(),
             "compression": {
@@ -217,6 +221,9 @@ class _Digest:
 
 
 def _bin(at: int, found: Moment) -> BinReading:
+    waited = Histogram()
+    for waits in found.waited.values():
+        waited.merge(waits)
     latencies = {name: _percentiles(seconds) for name, seconds in found.seconds.items()}
     return {
         "at": at,
@@ -227,8 +234,8 @@ def _bin(at: int, found: Moment) -> BinReading:
         "rate_limited": found.rate_limited,
         "errors": found.errors,
         "outage": found.outage,
-        "waited_mean_s": found.waited.mean,
-        "waited_most_s": found.waited.most if found.waited.n else None,
+        "waited_mean_s": waited.mean,
+        "waited_most_s": waited.most if waited.n else None,
         "latency_s": latencies,
     }
 

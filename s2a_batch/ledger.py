@@ -9,11 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from s2a_batch.gauges import Histogram
 from s2a_batch.onecall import cost_of
 
 if TYPE_CHECKING:
-    from s2a_batch.gauges import Moment, Timeline
+    from s2a_batch.gauges import Histogram, Moment, Timeline
     from s2a_batch.onecall import Bill
     from s2a_batch.readings import Spread, StageReading
     from s2a_batch.rows import Part
@@ -43,8 +42,6 @@ class StageLedger:
     reasoning: int = 0
     usd: float | None = None
     unpriced: int = 0
-    seconds: Histogram = field(default_factory=Histogram)
-    waited: Histogram = field(default_factory=Histogram)
     models: Counter[str] = field(default_factory=Counter)
     models_answered: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
@@ -80,13 +77,9 @@ class StageLedger:
         self.reasks += before == "invalid_reply"
         self.retries += before not in (None, "invalid_reply", "rate_limited")
         self.outage += sent.outage
-        self.seconds.add(sent.seconds)
-        self.waited.add(sent.waited_s)
         self.statuses[str(sent.status)] += 1
-        bin_.requests += 1
         bin_.outage += sent.outage
-        bin_.waited.add(sent.waited_s)
-        bin_.seconds.setdefault(name, Histogram()).add(sent.seconds)
+        bin_.request(name, sent.seconds, sent.waited_s)
         if sent.error is not None:
             count(self.errors, sent.error, OTHER)
             limited = sent.error == "rate_limited"
@@ -107,8 +100,8 @@ class StageLedger:
         else:
             self.usd = paid if self.usd is None else self.usd + paid
 
-    def reading(self) -> StageReading:
-        """As it is printed."""
+    def reading(self, seconds: Histogram, waited: Histogram) -> StageReading:
+        """As it is printed; seconds and waits are counted by time already."""
         return {
             "models": dict(self.models.most_common()),
             "models_answered": dict(self.models_answered.most_common()),
@@ -125,8 +118,8 @@ class StageLedger:
             "reasoning_tokens": self.reasoning,
             "cost_usd": self.usd,
             "unpriced": self.unpriced,
-            "seconds": spread(self.seconds),
-            "waited_s": spread(self.waited),
+            "seconds": spread(seconds),
+            "waited_s": spread(waited),
             "errors": dict(self.errors.most_common()),
             "statuses": dict(self.statuses.most_common()),
             "finish_reasons": dict(self.finishes.most_common()),

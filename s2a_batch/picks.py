@@ -44,7 +44,8 @@ class Picks:
 
     def add(self, row: Row, spot: Spot) -> None:
         """Look at one record."""
-        self._slow.offer((-row.seconds,), row.key, _slow(row))
+        if self._slow.wants((-row.seconds,), row.key):
+            self._slow.offer((-row.seconds,), row.key, _slow(row))
         if row.rewrite_words is None or not row.prompt_words:
             return
         share = row.rewrite_words / row.prompt_words
