@@ -64,8 +64,9 @@ def _fields(manifest: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
 
 def _bills(manifest: Mapping[str, JsonValue]) -> dict[str, tuple[str, Bill]]:
     """Each stage's model and price, as far as this version understands the job; a baseline is asked as an answer is."""
+    table = manifest.get("job")
     try:
-        job = Job.model_validate(manifest.get("job"))
+        job = Job.model_validate(table if isinstance(table, dict) else {})
         of = prices.prices_of(job.model_copy(update={"budget": type(job.budget)()}))
     except (ValidationError, JobError):
         return {}

@@ -18,6 +18,7 @@ DASH: Final = "–"  # noqa: RUF001  of ranges, and where there is nothing
 TIMES: Final = "×"  # noqa: RUF001
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _KEPT: Final = frozenset("\n\t\u200c\u200d")  # joiners are part of how Persian, Hindi and emoji are written
+_LONGEST_ESCAPE: Final = 6  # &quot;
 _SECOND: Final = 1.0
 _TEN: Final = 10
 _MINUTE: Final = 60
@@ -26,11 +27,19 @@ _THOUSAND: Final = 1_000
 _MILLION: Final = 1_000_000
 
 
-def text(raw: str) -> str:
-    """A stranger's text as inert HTML."""
-    if raw.isprintable():
+def text(raw: str, most: int = 800) -> str:
+    """A stranger's text as inert HTML, cut where it would take more than `most` signs of the page."""
+    if len(raw) * _LONGEST_ESCAPE <= most and raw.isprintable():
         return html.escape(raw)
-    return "".join(map(_sign, raw))
+    parts = []
+    for sign in raw:
+        shown = _sign(sign)
+        most -= len(shown)
+        if most < 0:
+            parts.append("…")
+            break
+        parts.append(shown)
+    return "".join(parts)
 
 
 def sentence(raw: str) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Name = TypeVar("Name", str, tuple[str, str])
 
-_MOST_NAMES: Final = 60
+_MOST_NAMES: Final = 40
 OTHER: Final = "other"
 
 
@@ -140,7 +140,7 @@ def spread(found: Histogram) -> Spread:
 
 
 def count(counter: Counter[Name], name: Name, other: Name) -> Name:
-    """Count a name that another may have chosen: the first 60 by themselves, all more as `other`; returns which."""
+    """Count a name that another may have chosen: the first 40 by themselves, all more as `other`; returns which."""
     if name not in counter and len(counter) >= _MOST_NAMES:
         name = other
     counter[name] += 1

@@ -25,6 +25,7 @@ _PIECE_CHARS: Final = 900
 _STRUCK_CHARS: Final = 480
 _TEXT_CHARS: Final = 5_000
 _ANSWER_CHARS: Final = 1_200
+_MOST_GROWTH: Final = 4
 _CHECKS: Final = 12
 _WORDS: Final = 12
 _WORD_CHARS: Final = 60
@@ -82,17 +83,19 @@ def _pieces(pieces: Iterable[tuple[str, bool]], tag: str) -> str:
         most = min(room, _PIECE_CHARS if shared else _STRUCK_CHARS)
         shown = _shortened(bare, most)
         room -= min(len(bare), most)
-        after = piece[len(bare) :][:4]
-        parts.append(f"{shown if shared or not bare else f'<{tag}>{shown}</{tag}>'}{htmltext.text(after)}")
+        after = htmltext.text(piece[len(bare) :][:4])
+        parts.append(f"{shown if shared or not bare else f'<{tag}>{shown}</{tag}>'}{after}")
     return "".join(parts)
 
 
 def _shortened(text: str, most: int) -> str:
+    room = _MOST_GROWTH * most  # what escaping makes of a text is bounded, too
     if len(text) <= most:
-        return htmltext.text(text)
+        return htmltext.text(text, room)
     head, tail = text[: most * 2 // 3], text[-(most // 3) :]
     head, tail = head.rpartition(" ")[0] or head, tail.partition(" ")[2] or tail  # at a word's end, if there is one
-    return htmltext.text(head) + _cut(f"{len(text) - len(head) - len(tail):,} characters") + htmltext.text(tail)
+    cut = _cut(f"{len(text) - len(head) - len(tail):,} characters")
+    return htmltext.text(head, room) + cut + htmltext.text(tail, room)
 
 
 def _cut(what: str) -> str:
