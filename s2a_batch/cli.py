@@ -228,6 +228,18 @@ def report(
     sys.stdout.write(write_report(directory, output, as_json=as_json) + "\n")
 
 
+@app.command()
+def view(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+) -> None:
+    """Look through a run in the browser, on this machine alone; works while it runs. Ctrl-C ends it."""
+    from s2a_batch.view import serve
+
+    serve(directory, port, browser=not no_browser, say=functools.partial(print, flush=True))
+
+
 def _run(job: Job, how: Options, screen: Screen) -> int:
     """Run it, say how it ended, and return its exit status."""
     from s2a_batch.worker import run_job

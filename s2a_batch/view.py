@@ -1,0 +1,101 @@
+"""A page over a run's directory, served to this machine's browser alone: `s2a-batch view`.
+
+Invariants: it listens on the loopback address only; the index is filled by a child process, which is started before
+the server's packages are loaded and ends with this process, so that a million lines do not hold the first page up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from s2a_batch import rundir, viewindex, viewrecord
+from s2a_batch.errors import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_HOST: Final = "127.0.0.1"
+_PACKAGES: Final = ("starlette", "uvicorn")
+
+
+def serve(directory: Path, port: int, *, browser: bool, say: Callable[[str], None]) -> None:
+    """Serve a run's page until the process is interrupted.
+
+    Args:
+        directory: The run's.
+        port: Where to listen on the loopback address; 0 for a free one.
+        browser: Open it in the default browser.
+        say: Takes the URL, once the page can be opened.
+
+    Raises:
+        JobError: It is no run's directory, the port is taken, or the packages of the extra `view` are missing.
+    """
+    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
+        raise JobError(f"the page needs {' and '.join(missing)}; hint: pip install 's2a-batch[view]'")
+    field = _prompt_field(directory)
+    token, once = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listen(port))
+        index = _index_path(directory, stack)
+        stack.enter_context(_following(directory, index, field))
+        from s2a_batch import viewsite  # noqa: PLC0415  takes a second, in which the index begins
+
+        at = f"http://{_HOST}:{listener.getsockname()[1]}/?token="
+        say(at + token)
+        if browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin"):
+            webbrowser.open(at + once)
+        viewsite.answer(viewsite.Site(directory, index, field), listener, token, once if browser else "")
+
+
+def _prompt_field(directory: Path) -> str:
+    """Under which name the input objects of a run hold their prompt."""
+    manifest = rundir.read_manifest(directory)
+    if manifest is None:
+        raise JobError(f"{directory}: no run here (it has no {rundir.MANIFEST}); give the directory that -o named")
+    fields = viewrecord.table(viewrecord.table(manifest.get("job")).get("fields"))
+    return viewrecord.text(fields.get("prompt")) or "prompt"
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((_HOST, port))
+        listener.listen(128)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise JobError(f"port {port} of {_HOST} cannot be had: {error}; hint: --port 0 takes a free one") from None
+    return listener
+
+
+def _index_path(directory: Path, stack: contextlib.ExitStack) -> Path:
+    """Where the index is: in the run's directory, or for one that cannot be written in a temporary one."""
+    path = directory / viewindex.NAME
+    try:
+        viewindex.open_index(path).close()
+    except OSError:
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / viewindex.NAME
+        viewindex.open_index(path).close()
+    return path
+
+
+@contextlib.contextmanager
+def _following(directory: Path, index: Path, field: str) -> Iterator[None]:
+    """A child process that keeps the index up with the files, so that a million lines do not hold the page up."""
+    arguments = [str(directory), str(index), field, str(os.getpid())]
+    child = subprocess.Popen([sys.executable, "-m", "s2a_batch.viewindex", *arguments], stdin=subprocess.DEVNULL)  # noqa: S603  ourselves
+    try:
+        yield
+    finally:
+        child.terminate()
+        child.wait()
