@@ -135,9 +135,9 @@ class OneCall:
                 self._both_ways[1] += sum(one)
 
     def _learn(self, row: Row) -> None:
-        """Take in how many tokens a stage's first request has for its characters."""
+        """Take in how many tokens a rewrite's request has for its characters; a re-ask, which has more, comes later."""
         part = row.parts.get("rewrite")
-        first = part.sent[0].metered if part is not None and part.sent else None
+        first = None if part is None else next((sent.metered for sent in part.sent if sent.metered is not None), None)
         if part is None or first is None or first.given is None or row.prompt_chars is None:
             return
         self._slope.add(row.prompt_chars, first.given)

@@ -87,7 +87,7 @@ def test_the_factor_of_one_call_is_that_of_a_count_by_hand(tmp_path: Path) -> No
             n,
             "x" * chars,
             stages={
-                "rewrite": stage(attempt(tokens=(50 + chars // 4, 30))),
+                "rewrite": stage(attempt(tokens=None, error="rate_limited"), attempt(tokens=(50 + chars // 4, 30))),
                 "answer": stage(attempt(tokens=(40, 10), error="invalid_reply"), attempt(tokens=(60, 5))),
             },
         )
