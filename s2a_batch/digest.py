@@ -92,6 +92,7 @@ class _Digest:
         self._checks: Counter[tuple[str, str]] = Counter()
         self._worst: Counter[str] = Counter()
         self._policies: Counter[str] = Counter()
+        self._fingerprints: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._failed_at: dict[str, Counter[str]] = {}
         self._first_failed: dict[str, Least[tuple[int, str]]] = {}
@@ -132,6 +133,8 @@ class _Digest:
         self._seconds.add(row.seconds)
         usd = {name: self._stages[name].add(name, part, self.timeline) for name, part in row.parts.items()}
         self._one_call.add(row, usd)
+        if row.status != "rewritten":  # a waiting rewrite has that of a part of the settings
+            count(self._fingerprints, row.fingerprint, OTHER)
         if row.policy is not None:
             count(self._policies, row.policy, OTHER)
         if row.flipped is not None:
@@ -181,6 +184,7 @@ class _Digest:
                 "set_aside": told.set_aside(),
                 "baselines": self._baselines,
                 "flips": self._flips,
+                "fingerprints": dict(self._fingerprints.most_common()),
             },
             "first": self._first,
             "last": self._last,

@@ -132,7 +132,9 @@ def _headline(reading: Reading) -> str:
     known = done + counts["failed"] + (waiting if counts["pending"] is None else counts["pending"])
     if not known:
         return "Nothing is finished yet." if reading["run"]["running"] else "There are no records."
-    parts = [f"{count(done)} of {count(known)} records {good}" + ("." if not counts["failed"] else ", ")]
+    total = "" if counts["pending"] is None else f" of {count(known)}"
+    stop = ", " if counts["failed"] else "."
+    parts = [f"{count(done)}{total} records {good}{stop}"]
     if counts["failed"]:
         kinds = [f"{count(f['records'])} {htmltext.text(f['kind'])}" for f in reading["failures"][:_SHOWN_FAILURES]]
         more = ["more"] if len(reading["failures"]) > _SHOWN_FAILURES else []
@@ -194,6 +196,9 @@ def _settings(reading: Reading) -> str:
         ("fingerprint", run["fingerprint"]),
         *run["settings"].items(),
     ]
+    made = reading["counts"]["fingerprints"]
+    if len(made) > 1:  # settings were changed on the way, with --accept-changes
+        rows.append(("results by fingerprint", ", ".join(f"{name} ({count(n)})" for name, n in made.items())))
     for name, stage in reading["stages"].items():
         models = ", ".join(f"{model} ({count(n)})" for model, n in stage["models_answered"].items())
         rows.append((f"{name}: models that answered", models or "unknown"))

@@ -169,6 +169,7 @@ class CountsReading(TypedDict):
     set_aside: int
     baselines: int
     flips: int
+    fingerprints: dict[str, int]
 
 
 class RunReading(TypedDict):

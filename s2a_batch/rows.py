@@ -6,6 +6,7 @@ are passed over, and fields that it lacks are unknown.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, TypedDict
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
 
     from s2a_batch.records import Status
 
+# Thai, Lao, Burmese, Khmer, Kana, Han: as `marks` splits them.
+_SIGN: Final = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 STAGES: Final = ("rewrite", "answer", "baseline")
 _STATUSES: Final[frozenset[Status]] = frozenset({"answered", "failed", "rewritten"})
 _WORD_CHARS: Final = 80
 _MESSAGE_CHARS: Final = 300
+_LAST_MOMENT: Final = 100_000_000_000
 _MOST: Final = 1_000_000_000  # tokens, lines, seconds (32 years)
 
 
@@ -90,6 +96,7 @@ class Row:
         checks: Name and level of each.
         prompt_chars: None when the line holds no prompt, as that of a bad line; so `prompt_words`.
         rewrite_words: None without a rewrite.
+        fingerprint: Of the settings that made it.
         flipped: Whether the prompt as given got another answer; None when it was not asked.
     """
 
@@ -106,6 +113,7 @@ class Row:
     prompt_words: int | None
     rewrite_words: int | None
     flipped: bool | None
+    fingerprint: str
     parts: dict[str, Part] = field(default_factory=dict)
 
 
@@ -154,6 +162,7 @@ class Line(TypedDict, total=False):
     checks: list[dict[str, str]]
     policy: str | None
     stages: dict[str, WireStage | None]
+    fingerprint: str
     input: JsonValue
 
 
@@ -224,12 +233,14 @@ def _row(found: Line, fields: Mapping[str, JsonValue]) -> Row:
         prompt_words=None if prompt is None else _words(prompt),
         rewrite_words=None if rewrite is None else _words(rewrite["relevant_context"]) + _words(rewrite["user_query"]),
         flipped=None if found.get("baseline") is None else found["baseline"] != found["answer"],
+        fingerprint=_word(found["fingerprint"]),
         parts={name: _part(part) for name in STAGES if (part := stages.get(name)) is not None},
     )
 
 
 def _words(text: str) -> int:
-    return len(text.split())
+    """Words between spaces; of scripts written without spaces each sign counts."""
+    return len(text.split()) if text.isascii() else len(_SIGN.sub(" x ", text).split())
 
 
 def _word(text: str) -> str:
@@ -292,5 +303,8 @@ def _number(value: float) -> float:
 
 
 def _unix(text: str) -> float:
-    """Seconds of Unix time of an ISO 8601 text with an offset."""
-    return datetime.fromisoformat(text).timestamp()
+    """Seconds of Unix time of an ISO 8601 text with an offset; nothing before 1970 and after 5138."""
+    moment = datetime.fromisoformat(text).timestamp()
+    if not 0 <= moment < _LAST_MOMENT:
+        raise UnreadableLineError
+    return moment

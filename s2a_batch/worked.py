@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 _PIECE_CHARS: Final = 900
 _STRUCK_CHARS: Final = 480
 _TEXT_CHARS: Final = 5_000
+_COMPARED_CHARS: Final = 60_000  # of prompt and rewrite; marks of such a pair take 5 s at worst, and grow squared
 _ANSWER_CHARS: Final = 1_200
 _MOST_GROWTH: Final = 4
 _CHECKS: Final = 12
+_EMPTY: Final = "<i>empty</i>"
 _WORDS: Final = 12
 _WORD_CHARS: Final = 60
 
@@ -51,25 +53,30 @@ def _article(example: ExampleReading, line: Line, fields: Mapping[str, JsonValue
     kept = line["rewrite"] or {}
     rewrite = Rewrite(relevant_context=kept["relevant_context"], user_query=kept["user_query"], raw="")
     prompt = prompt_of(line, fields) or ""
+    compared = len(prompt) + len(rewrite.relevant_context) + len(rewrite.user_query) <= _COMPARED_CHARS
+    struck, *marked = _compared(prompt, rewrite) if compared else _as_they_are(prompt, rewrite)
     why = "".join(f'<span class="why">{htmltext.text(reason)}</span>' for reason in example["why"])
     identity = "" if line["id"] is None else f", id {htmltext.text(str(line['id'])[:_WORD_CHARS])}"
     parts = [
         f"<header><h3>Line {example['line']}{identity}</h3>{why}</header>",
-        f'<div class="sides"><div><h4>The prompt</h4><p class="words">{_struck(prompt, rewrite)}</p></div>',
-        f'<div><h4>The rewrite</h4><p class="words">{_marked(prompt, rewrite.relevant_context)}</p>',
-        f'<p class="words query">{_marked(prompt, rewrite.user_query)}</p></div></div>',
+        f'<div class="sides"><div><h4>The prompt</h4><p class="words">{struck}</p></div>',
+        f'<div><h4>The rewrite</h4><p class="words">{marked[0]}</p>',
+        f'<p class="words query">{marked[1]}</p></div></div>',
+        "" if compared else '<p class="note">Too long to be compared here: s2a-batch show does it.</p>',
         _answer(line),
         _checks(line["checks"]),
     ]
     return f'<article class="example">{"".join(parts)}</article>'
 
 
-def _struck(prompt: str, rewrite: Rewrite) -> str:
-    return _pieces(marks.removed(prompt, rewrite), "del") or "<i>none</i>"
+def _compared(prompt: str, rewrite: Rewrite) -> list[str]:
+    """Prompt, context and question with their marks."""
+    parts = [marks.invented(prompt, text) for text in (rewrite.relevant_context, rewrite.user_query)]
+    return [_pieces(marks.removed(prompt, rewrite), "del"), *(_pieces(part, "mark") or _EMPTY for part in parts)]
 
 
-def _marked(prompt: str, text: str) -> str:
-    return _pieces(marks.invented(prompt, text), "mark") or "<i>empty</i>"
+def _as_they_are(prompt: str, rewrite: Rewrite) -> list[str]:
+    return [_pieces([(text, True)], "b") or _EMPTY for text in (prompt, rewrite.relevant_context, rewrite.user_query)]
 
 
 def _pieces(pieces: Iterable[tuple[str, bool]], tag: str) -> str:

@@ -29,7 +29,8 @@ def test_requests_and_faults_are_those_of_a_count_by_hand(tmp_path: Path) -> Non
         attempt(9, 8.0, error="invalid_reply", waited_s=3.0),
         attempt(20, 1.0, reask=True, waited_s=0.0),
     )
-    found = digest(write_run(tmp_path, [line(1, stages={"rewrite": busy, "answer": stage(attempt())})]))
+    lost = failed(2, "invalid_reply", stages={"answer": stage(attempt(error="invalid_reply"))})
+    found = digest(write_run(tmp_path, [line(1, stages={"rewrite": busy, "answer": stage(attempt())})], [lost]))
     rewrite = found["stages"]["rewrite"]
     assert (rewrite["records"], rewrite["requests"], rewrite["rate_limited"], rewrite["outage"]) == (1, 4, 1, 1)
     assert (rewrite["retries"], rewrite["reasks"]) == (1, 1), "a retry follows the lost connection, not the limit"
@@ -40,7 +41,8 @@ def test_requests_and_faults_are_those_of_a_count_by_hand(tmp_path: Path) -> Non
     assert rewrite["seconds"]["p50"] == pytest.approx(2.0, rel=0.011)
     assert (rewrite["waited_s"]["total"], rewrite["waited_s"]["most"], rewrite["waited_s"]["mean"]) == (6.0, 3.0, 1.5)
     assert rewrite["models_answered"] == {"m-2": 1}
-    assert found["stages"]["answer"]["requests"] == 1
+    answer = found["stages"]["answer"]
+    assert (answer["requests"], answer["reasks"], answer["errors"]) == (2, 0, {"invalid_reply": 1}), "none followed"
     assert "baseline" not in found["stages"]
 
 
@@ -115,15 +117,17 @@ def test_the_factor_of_one_call_is_that_of_a_count_by_hand(tmp_path: Path) -> No
 
 def test_only_what_is_known_on_both_sides_is_compared(tmp_path: Path) -> None:
     """One record without usage on one side would make the method look cheap."""
-    both = {"rewrite": stage(attempt(tokens=(50, 9))), "answer": stage(attempt(tokens=(30, 3)))}
-    lines = [line(n, "y" * 40 * n, stages=both) for n in range(1, 4)]
+    answer = stage(attempt(tokens=(30, 3)))
+    both = {"rewrite": stage(attempt(tokens=(90, 9))), "answer": answer}
+    by_size = [{"rewrite": stage(attempt(tokens=(10 + 40 * n, 9))), "answer": answer} for n in range(4)]
+    lines = [line(n, "y" * 40 * n, stages=by_size[n]) for n in range(1, 4)]
     lines += [line(4, "y" * 80, stages={**both, "rewrite": stage(attempt(tokens=None))})]
     lines += [line(5, "y" * 80, stages={**both, "answer": stage(attempt(tokens=(None, 3)))})]
-    dead = [failed(6, "truncated", stages=both), failed(7, "bad_json", prompt=None, rewrite=None)]
-    messages = [{"role": "system", "content": "s" * 60}, {"role": "user", "content": "u" * 40}]
-    lines += [line(8, "y" * 80, stages={**both, "rewrite": stage(attempt(tokens=(50, 9)), messages=messages)})]
+    dead = [failed(6, "truncated", prompt="y" * 80, stages=both), failed(7, "bad_json", prompt=None, rewrite=None)]
+    messages = [{"role": "system", "content": "s" * 100}, {"role": "user", "content": "u" * 80}]
+    lines += [line(8, "y" * 80, stages={**both, "rewrite": stage(attempt(tokens=(90, 9)), messages=messages)})]
     one = digest(write_run(tmp_path, lines, dead))["one_call"]
-    assert (one["method"], one["tokens_per_char"]) == ("ratio", 0.5), "too few for a slope: 50 tokens for 100 sent"
+    assert (one["method"], one["tokens_per_char"]) == ("ratio", 0.5), "too few for a slope: 90 tokens for 180 sent"
     assert one["total"] is not None
     assert one["total"]["records"] == 4
     assert one["total"]["one_input_tokens"] == pytest.approx((40 + 80 + 120 + 80) * 0.5)
@@ -223,6 +227,14 @@ def test_what_is_pending_is_told_only_when_it_is_known(tmp_path: Path) -> None:
     assert (limited["counts"]["pending"], limited["counts"]["superseded"]) == (None, None)
     killed = digest(write_run(tmp_path / "c", [line(1)], summary=None))
     assert (killed["counts"]["pending"], killed["run"]["executions"], killed["run"]["killed"]) == (None, 2, 1)
+
+
+def test_results_of_other_settings_are_told_apart(tmp_path: Path) -> None:
+    """After --accept-changes two kinds of answers lie in one file; whoever compares must know."""
+    waiting = line(3, status="rewritten", answer=None, fingerprint="r")
+    lines = [line(1, fingerprint="a"), line(2, fingerprint="b"), line(4, fingerprint="b")]
+    found = digest(write_run(tmp_path, lines, (), [waiting]))
+    assert found["counts"]["fingerprints"] == {"b": 2, "a": 1}
 
 
 def test_nothing_is_a_run_of_nothing(tmp_path: Path) -> None:

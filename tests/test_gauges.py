@@ -28,6 +28,7 @@ def test_a_quantile_is_that_of_the_sorted_values(values: list[float], share: flo
     shown = found.quantile(share)
     assert shown is not None
     assert abs(shown - exact) <= exact * RESOLUTION * 1.000001 + 1e-6
+    assert found.quantile(1.0) == max(values), "the largest is exact"
     assert (found.least, found.most, found.n) == (min(values), max(values), len(values))
     assert found.mean == pytest.approx(sum(values) / len(values))
 

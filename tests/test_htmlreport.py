@@ -220,6 +220,40 @@ def test_the_page_stays_small_whatever_the_run(tmp_path: Path, sign: str) -> Non
     Page(path)
 
 
+def test_a_text_in_many_pieces_is_cut_too(tmp_path: Path) -> None:
+    """A prompt of which every second word is left out has as many marks as words."""
+    words = range(2_000)
+    prompt = " ".join(f"k{n} r{n}" for n in words)
+    directory = write_run(tmp_path / "out", [line(1, prompt, rewrite=(" ".join(f"k{n}" for n in words), "why?"))])
+    path = directory.parent / report(directory, None, as_json=False)
+    assert path.stat().st_size < 60_000
+    page = Page(path)
+    assert page.counts["del"] > 100
+    assert "the rest not shown" in page.text
+
+
+def test_a_prompt_of_a_megabyte_is_shown_without_a_comparison(tmp_path: Path) -> None:
+    """To compare two long texts word by word takes minutes, ten times over, and nobody reads them here."""
+    words = range(60_000)
+    prompt = " ".join(f"k{n} r{n}" for n in words)
+    directory = write_run(tmp_path / "out", [line(1, prompt, rewrite=(" ".join(f"k{n}" for n in words), ""))])
+    page = _made(directory)
+    assert "Too long to be compared here" in page.text
+    assert page.counts["del"] == 1, "the one that explains"
+    assert "k0 r0 k1" in page.text
+    assert "k59999 r59999" in page.text
+
+
+def test_a_pause_between_executions_is_a_break_and_not_an_empty_chart(tmp_path: Path) -> None:
+    """A run that went on after a weekend would be two thin lines at the ends of a chart."""
+    sent = [stage(attempt(at)) for at in (*range(20), *range(400_000, 400_020))]
+    lines = [line(n, stages={"answer": part}) for n, part in enumerate(sent)]
+    page = _made(write_run(tmp_path / "out", lines))
+    assert page.source.count('class="break"') == 3 * 2, "one in each of three charts, at two sizes"
+    columns = re.findall(r'<rect class="fill answered"[^>]* width="([0-9.]+)"', page.source)
+    assert max(map(float, columns)) > 5
+
+
 def test_a_report_is_written_over_nothing_but_a_report(tmp_path: Path) -> None:
     """`-o results.jsonl` is a slip of the hand away from the loss of a night's work."""
     directory = write_run(tmp_path / "out", [line(1)])
@@ -248,7 +282,7 @@ WAITING = {"status": "rewritten", "answer": None}
             {"job": {**JOB, "only": "rewrite"}},
             "1 of 1 records rewritten.",
         ),
-        ([line(1)], [line(2, **WAITING)], {"summary": None}, "1 of 2 records answered."),
+        ([line(1)], [line(2, **WAITING)], {"summary": None}, "1 records answered. 1 finished rewrites wait"),
         ([line(1)], [], {"summary": {**SUMMARY, "pending": 4}}, "1 of 5 records answered. 4 are pending"),
         ([line(1)], [], {"summary": {**SUMMARY, "superseded": 1}}, "1 results are superseded"),
         ([line(1)], [], {"summary": {**SUMMARY, "stopped": "a cap"}}, "The last execution was stopped: a cap."),
@@ -301,7 +335,7 @@ def test_a_browser_shows_it_quietly_and_without_scrolling_sideways(
     assert asked == [path.as_uri()]
     loud = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Page.javascriptDialogOpening")
     assert not [event for event in chromium.events if event.get("method") in loud]
-    assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
+    assert chromium.run("document.documentElement.scrollWidth") <= width
     assert chromium.run("document.querySelectorAll('script, img, iframe, object').length") == 0
     paper = chromium.run("getComputedStyle(document.body).backgroundColor")
     assert paper == {"light": "rgb(251, 250, 246)", "dark": "rgb(21, 24, 27)"}[scheme], "the style sheet is allowed"

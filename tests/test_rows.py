@@ -36,6 +36,24 @@ HOSTILE = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=4,
 )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"), [("two words", 2), ("日本語を書く", 6), ("naïve — übung", 3), ("ab 東京 cd", 4), ("", 0)]
+)
+def test_words_are_counted_in_every_script(tmp_path: Path, prompt: str, words: int) -> None:
+    """A Japanese prompt that counts as one word would always be kept whole."""
+    found = digest(write_run(tmp_path, [line(1, prompt, rewrite=("x", "y"))]))
+    assert found["compression"]["prompt_words"] == words
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00", "now", ""])
+def test_a_moment_of_no_calendar_is_unreadable(tmp_path: Path, moment: str) -> None:
+    """A clock that was wrong, or a damaged line, must not end the report at its first chart."""
+    found = digest(write_run(tmp_path, [line(1, started_at=moment), line(2)]))
+    assert (found["counts"]["answered"], found["counts"]["unreadable"]) == (1, 1)
+
+
 PATHS = [
     *(("line", name) for name in line(1)),
     *(("stage", name) for name in stage()),
