@@ -110,10 +110,10 @@ def _full_run(directory: Path, text: str) -> Path:
 def test_the_page_shows_the_numbers_of_the_reading(tmp_path: Path) -> None:
     """A number that differs between the page and --json makes both worthless; here each is one of a count by hand."""
     prompt = "a b c d e f g h i j"
-    rewritten = stage(attempt(0, 0.5, tokens=(1_000, 30)), attempt(1, 0.5, tokens=(200, 70), error="timeout"))
+    rewritten = stage(attempt(0, 0.5, tokens=(1_000, 30), error="timeout"), attempt(1, 0.5, tokens=(200, 70)))
+    answered = stage(attempt(2, 4.0, waited_s=3.0, outage=True))
     lines = [
-        line(n, prompt, rewrite=("a b", "c d"), stages={"rewrite": rewritten, "answer": stage(attempt(2, 4.0))})
-        for n in range(1_200)
+        line(n, prompt, rewrite=("a b", "c d"), stages={"rewrite": rewritten, "answer": answered}) for n in range(1_200)
     ]
     page = _made(write_run(tmp_path / "night", lines, [failed(1_201, "truncated"), failed(1_202, "truncated")]))
     figures = re.search(r"answered 1,200 failed 2 pending 0 a record, median 1\.00 s requests 3,600", page.text)
@@ -122,12 +122,18 @@ def test_the_page_shows_the_numbers_of_the_reading(tmp_path: Path) -> None:
     assert "rewrite 1,440,000 0 120,000 0 $4.08" in page.text
     assert "answer 120,000 0 12,000 0 $0.3600" in page.text
     assert "together 1,560,000 0 132,000 0 $4.44" in page.text
-    assert "40.0 % of the words are left: 4,800 words in 1,202 rewrites" not in page.text
-    assert "rewrite 2,400 500 ms 500 ms 500 ms 500 ms 500 ms" in page.text.replace("0.50 s", "500 ms")
+    left = 4 * 1_200 + 2 * 4  # the dead letters' rewrites hold all their four words
+    assert f"of the words are left: {left:,} words in 1,202 rewrites, of {12_000 + 8:,} words of prompts" in page.text
+    assert "rewrite 2,400 0.50 s 0.50 s 0.50 s 0.50 s 0.50 s" in page.text
     assert "answer 1,200 4.00 s 4.00 s 4.00 s 4.00 s 4.00 s" in page.text
     assert "Remedy: raise max_tokens." in page.text
     assert "First: line 1201: what is wrong with line 1201" in page.text
-    assert "timeout 1,200 0" in page.text
+    assert "2× truncated The reply hit the token bound." in page.text  # noqa: RUF001
+    rows = ["records 1,200 1,200", "requests 2,400 1,200", "retries after a fault 1,200 0"]
+    rows += ["re-asks after an unusable reply 0 0", "refused by a rate limit 0 0", "failed in an outage 0 1,200"]
+    rows += ["waited before sending, p50 0 ms 3.00 s", "waited before sending, p95 0 ms 3.00 s"]
+    rows += ["waited before sending, all together 0 ms 60 min 0 s", "timeout 1,200 0"]
+    assert [row for row in rows if row not in page.text] == []
 
 
 def test_the_json_holds_the_same_numbers_and_writes_nothing(tmp_path: Path) -> None:
