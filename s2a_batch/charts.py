@@ -168,7 +168,7 @@ def dots(
 ) -> Callable[[int], tuple[int, str]]:
     """Points over named places on a scale of factors, joined by lines, before a band that is told."""
     values = [value for _, row in series for value in row if value]
-    low, high = min([*values, band[0]]) / 1.15, max([*values, band[1]]) * 1.15
+    low, high = min([*values, 1.0]) / 1.05, max([*values, band[1]]) * 1.15
 
     def draw(width: int) -> tuple[int, str]:
         height = 280 if width == WIDE else 250

@@ -22,7 +22,8 @@ from s2a_batch.ledger import OTHER, StageLedger, count, spread
 from s2a_batch.onecall import Bill, OneCall
 from s2a_batch.picks import Picks, Spot
 from s2a_batch.remedies import REMEDIES
-from s2a_batch.rows import STAGES, UnreadableLineError, parsed, row_of
+from s2a_batch.resultlines import UnreadableLineError, parsed
+from s2a_batch.rows import STAGES, row_of
 from s2a_batch.told import Told
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING, Final
 
-from pydantic_core import from_json
+from s2a_batch.resultlines import UnreadableLineError, prompt_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from s2a_batch.records import Status
+    from s2a_batch.resultlines import Line, WireAttempt, WireStage
 
 # Thai, Lao, Burmese, Khmer, Kana, Han: as `marks` splits them.
 _SIGN: Final = re.compile(
@@ -30,10 +31,6 @@ _WORD_CHARS: Final = 80
 _MESSAGE_CHARS: Final = 300
 _LAST_MOMENT: Final = 100_000_000_000
 _MOST: Final = 1_000_000_000  # tokens, lines, seconds (32 years)
-
-
-class UnreadableLineError(Exception):
-    """Not a result line as any version of ours writes it."""
 
 
 @dataclass(slots=True)
@@ -117,64 +114,6 @@ class Row:
     parts: dict[str, Part] = field(default_factory=dict)
 
 
-class WireMessage(TypedDict):
-    """As `records.Message` is written."""
-
-    content: str
-
-
-class WireAttempt(TypedDict, total=False):
-    """As `records.Attempt` is written."""
-
-    started: str
-    seconds: float
-    waited_s: float
-    status: int | None
-    reask: bool
-    outage: bool
-    usage: dict[str, int | None] | None
-    error: dict[str, str] | None
-
-
-class WireStage(TypedDict, total=False):
-    """As `records.StageAudit` is written."""
-
-    model: str
-    model_answered: str | None
-    finish_reason: str | None
-    attempts: list[WireAttempt]
-    messages: list[WireMessage] | None
-
-
-class Line(TypedDict, total=False):
-    """What a digest reads of a result line, as `records.result_line` writes it; what is really there may differ."""
-
-    key: str
-    line: int
-    id: JsonValue
-    status: Status
-    started_at: str
-    seconds: float
-    answer: JsonValue
-    baseline: JsonValue
-    rewrite: dict[str, str] | None
-    error: dict[str, str] | None
-    checks: list[dict[str, str]]
-    policy: str | None
-    stages: dict[str, WireStage | None]
-    fingerprint: str
-    input: JsonValue
-
-
-def parsed(line: bytes) -> Line:
-    """The line's object; raises `UnreadableLineError`."""
-    try:
-        found: Line = from_json(line, allow_inf_nan=False, cache_strings="keys")
-    except ValueError:
-        raise UnreadableLineError from None
-    return found
-
-
 def row_of(found: Line, fields: Mapping[str, JsonValue]) -> Row:
     """The numbers of a line.
 
@@ -189,29 +128,6 @@ def row_of(found: Line, fields: Mapping[str, JsonValue]) -> Row:
         return _row(found, fields)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError):
         raise UnreadableLineError from None
-
-
-def prompt_of(found: Line, fields: Mapping[str, JsonValue]) -> str | None:
-    """The user's text as the input gave it, whatever its form; None when the line holds none."""
-    given = found.get("input")
-    if isinstance(given, dict):
-        text = given.get(str(fields.get("prompt", "prompt")))
-        if isinstance(text, str):
-            return text
-        context, question = (given.get(str(fields.get(name, name))) for name in ("context", "question"))
-        if isinstance(question, str):
-            return f"{context}\n\n{question}" if isinstance(context, str) and context else question
-        body = given.get("body")
-        for holder, name in ((given, str(fields.get("messages", "messages"))), (body, "messages")):
-            turns = holder.get(name) if isinstance(holder, dict) else None
-            if isinstance(turns, list) and turns and (text := _content(turns[-1])) is not None:
-                return text
-    return None
-
-
-def _content(turn: JsonValue) -> str | None:
-    content = turn.get("content") if isinstance(turn, dict) else None
-    return content if isinstance(content, str) else None
 
 
 def _row(found: Line, fields: Mapping[str, JsonValue]) -> Row:

@@ -28,7 +28,9 @@ def time(reading: Reading) -> str:
     rows = [_latencies(name, stage["seconds"]) for name, stage in stages.items()]
     rows += [_latencies("whole record", reading["seconds"])]
     heads = ["", "count", "p50", "p95", "p99", "most", "mean"]
-    about = f'<p class="note">Percentiles are exact to {reading["resolution"]:.1%}; means and the most are exact.</p>'
+    about = (
+        f'<p class="note">Percentiles are exact to {share(reading["resolution"], 1)}; means and the most are exact.</p>'
+    )
     return table(heads, rows, caption="Seconds of requests and of records") + about + drawn
 
 
@@ -153,7 +155,7 @@ def _one_call(found: OneCallReading) -> str:
         f"{factor(total['token_factor'])} the tokens of one call, over {count(total['records'])} answered records; "
         f"cost {factor(total['cost_factor'])}. The one call is an estimate: the prompt alone at "
         f"{found['tokens_per_char'] or 0:.3f} tokens a character ({how}), the same answer, the answer model's price. "
-        "The shaded range is 1.2 to 5 times the input, as was measured with the paper's prompts."
+        "The shaded range, 1.2 to 5 times the input, was measured with prompts as the paper's."
     )
     return _sides(total) + _factors(found, told, numbers) + _measured(found)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from s2a_batch import htmltext, linefiles, marks
 from s2a_batch.records import Rewrite
-from s2a_batch.rows import Line, UnreadableLineError, parsed, prompt_of
+from s2a_batch.resultlines import Line, UnreadableLineError, parsed, prompt_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
