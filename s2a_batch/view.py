@@ -11,6 +11,7 @@ import importlib.util
 import os
 import secrets
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _HOST: Final = "127.0.0.1"
+_FIRST_LINES: Final = 200
 _PACKAGES: Final = ("starlette", "uvicorn")
 
 
@@ -46,15 +48,16 @@ def serve(directory: Path, port: int, *, browser: bool, say: Callable[[str], Non
     token, once = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(port))
-        index = _index_path(directory, stack)
-        stack.enter_context(_following(directory, index, field))
+        index = _begun_index(directory, field, stack)
+        child = stack.enter_context(_following(directory, index, field))
         from s2a_batch import viewsite  # noqa: PLC0415  takes a second, in which the index begins
 
         at = f"http://{_HOST}:{listener.getsockname()[1]}/?token="
         say(at + token)
         if browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin"):
             webbrowser.open(at + once)
-        viewsite.answer(viewsite.Site(directory, index, field), listener, token, once if browser else "")
+        site = viewsite.Site(directory, index, field, lambda: child.poll() is None)
+        viewsite.answer(site, listener, token, once if browser else "")
 
 
 def _prompt_field(directory: Path) -> str:
@@ -78,24 +81,35 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-def _index_path(directory: Path, stack: contextlib.ExitStack) -> Path:
-    """Where the index is: in the run's directory, or for one that cannot be written in a temporary one."""
+def _begun_index(directory: Path, field: str, stack: contextlib.ExitStack) -> Path:
+    """An index of the first records: in the run's directory, or for one that cannot be written in a temporary one."""
     path = directory / viewindex.NAME
     try:
-        viewindex.open_index(path).close()
-    except OSError:
+        _begin_index(path, directory, field)
+    except (OSError, sqlite3.Error):
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / viewindex.NAME
-        viewindex.open_index(path).close()
+        _begin_index(path, directory, field)
     return path
 
 
+def _begin_index(path: Path, directory: Path, field: str) -> None:
+    with contextlib.closing(viewindex.open_index(path)) as db:
+        viewindex.Indexer(db, directory, field).step(_FIRST_LINES)
+
+
 @contextlib.contextmanager
-def _following(directory: Path, index: Path, field: str) -> Iterator[None]:
-    """A child process that keeps the index up with the files, so that a million lines do not hold the page up."""
+def _following(directory: Path, index: Path, field: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process that keeps the index up with the files."""
     arguments = [str(directory), str(index), field, str(os.getpid())]
-    child = subprocess.Popen([sys.executable, "-m", "s2a_batch.viewindex", *arguments], stdin=subprocess.DEVNULL)  # noqa: S603  ourselves
+    # Found where this one was found, and never in the directory that the person stands in.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    child = subprocess.Popen(  # noqa: S603  ourselves
+        [sys.executable, "-P", "-m", "s2a_batch.viewindex", *arguments],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+    )
     try:
-        yield
+        yield child
     finally:
         child.terminate()
         child.wait()

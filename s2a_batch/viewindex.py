@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import sqlite3
 import sys
 import time
@@ -202,13 +203,14 @@ class Indexer:
         ident, key = viewrecord.id_text(line, found), viewrecord.key_parts(viewrecord.text(found.get("key")))
         stages = [viewrecord.table(stage) for stage in viewrecord.table(found.get("stages")).values()]
         version = next((viewrecord.text(s.get("prompt_version")) for s in stages if s.get("prompt_version")), "none")
+        given = viewrecord.text(found.get("id")) or None
         facts = (
             row, int(viewrecord.number(found.get("line"))), _STATUSES.index(viewrecord.text(found["status"])),
             self._note("kind", error.get("kind")), self._note("policy", found.get("policy")),
             self._note("version", version), self._note_checks(found), viewrecord.number(found.get("seconds")),
             -1 if tokens is None else tokens, max(-8.0, 1 - after / max(before, 1)) if after >= 0 else -9.0,
             before, after, sum(len(viewrecord.rows(s.get("attempts"))) for s in stages), file, at, len(line),
-            *key, viewrecord.hash_of(ident if not isinstance(found.get("id"), str) else viewrecord.quoted(viewrecord.text(found["id"]))),
+            *key, viewrecord.hash_of(ident if given is None else viewrecord.quoted(given)),
         )  # fmt: skip
         self._note("status", found["status"])
         result = answer or viewrecord.text(error.get("message"))
@@ -265,12 +267,17 @@ class Indexer:
 
 def follow(directory: Path, index: Path, field: str, parent: int) -> None:
     """Keep an index up with its directory while the parent process lives."""
-    indexer, most = Indexer(open_index(index), directory, field), _FIRST_LINES
-    while os.getppid() == parent:
-        if indexer.step(most) == 0:
-            time.sleep(_PAUSE_S)
-        most = min(most * 2, _MOST_LINES)
+    most = _FIRST_LINES
+    try:
+        indexer = Indexer(open_index(index), directory, field)
+        while os.getppid() == parent:
+            if indexer.step(most) == 0:
+                time.sleep(_PAUSE_S)
+            most = min(most * 2, _MOST_LINES)
+    except (sqlite3.Error, OSError) as error:
+        sys.exit(f"error: the index {index} cannot be kept: {error}; what it holds is shown")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which ends us
     follow(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Table: TypeAlias = dict[str, "JsonValue"]
 CUT_CHARS: Final = 20_000
 _MOST_PIECES: Final = 4_000
+_MOST: Final = 1 << 53
 # Signs that are written without spaces are words of their own to the search.
 _SIGN: Final = re.compile("([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 _ID: Final = b',"id":'
@@ -36,7 +37,7 @@ _AFTER_ID: Final = b',"status":'
 def parsed(line: bytes) -> Table | None:
     """A result line as an object; None when it is none."""
     try:
-        found = from_json(line, cache_strings="keys")
+        found = from_json(line, allow_inf_nan=False, cache_strings="keys")
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
@@ -87,8 +88,10 @@ def text(value: JsonValue | None) -> str:
 
 
 def number(value: JsonValue | None) -> float:
-    """A value as a number; 0 when it is none."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    """A value as a number that a column holds; 0 when it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return max(-_MOST, min(value, _MOST))
 
 
 def rows(value: JsonValue | None) -> list[Table]:

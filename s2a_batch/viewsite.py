@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import uvicorn
+from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -24,7 +27,8 @@ from s2a_batch import rundir, viewindex, viewquery, viewrecord
 if TYPE_CHECKING:
     import socket
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -80,8 +84,6 @@ class Guard:
         app = self._app
         if headers.getlist("host") != [host for host in self._hosts if headers.get("host") == host]:
             app = PlainTextResponse("this name is not the server's\n", 421)
-        elif scope["method"] not in {"GET", "HEAD"}:
-            app = PlainTextResponse("it only shows\n", 405)
         elif not visit and not self._knows(headers):
             app = PlainTextResponse("open the URL that s2a-batch view printed\n", 403)
         await app(scope, receive, with_headers)
@@ -110,10 +112,11 @@ class Site:
         directory: The run's.
         index: Its index.
         field: Under which name its input objects hold their prompt.
+        indexing: Whether the index still follows the run.
     """
 
-    def __init__(self, directory: Path, index: Path, field: str) -> None:
-        self._directory, self._index, self._field = directory, index, field
+    def __init__(self, directory: Path, index: Path, field: str, indexing: Callable[[], bool]) -> None:
+        self._directory, self._index, self._field, self._indexing = directory, index, field, indexing
         self._locked, self._looked = False, 0.0
 
     def app(self) -> Starlette:
@@ -142,11 +145,12 @@ class Site:
             with contextlib.suppress(OSError):
                 total += (self._directory / name).stat().st_size
         done = sum(sizes.values())
-        return JSONResponse({
+        return _json({
             "name": self._directory.resolve().name,
             "facets": found,
             "progress": {"done_bytes": done, "bytes": total, "ready": ready},
             "running": self._running(),
+            "indexing": self._indexing(),
         })  # fmt: skip
 
     def _rows(self, request: Request) -> Response:
@@ -162,14 +166,14 @@ class Site:
             rows = viewquery.page(db, filters, place, max(1, most))
             total = viewquery.count(db, filters) if query.get("count") else None
             meaning = viewquery.meaning(db, filters.query)
-        return JSONResponse({"rows": rows, "count": total, "meaning": meaning})
+        return _json({"rows": rows, "count": total, "meaning": meaning})
 
     def _record(self, request: Request) -> Response:
         line = self._read_line(request)
         if line is None:
             return PlainTextResponse("no such record\n", 404)
         full = bool(request.query_params.get("full"))
-        return JSONResponse(viewrecord.shown(line, self._field, full=full))
+        return _json(viewrecord.shown(line, self._field, full=full))
 
     def _line(self, request: Request) -> Response:
         line = self._read_line(request)
@@ -204,6 +208,11 @@ class Site:
             yield db
 
 
+def _json(value: object) -> Response:
+    """A value as JSON that every browser reads: what is no number of JSON's is null."""
+    return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
+
+
 def _place(query: QueryParams) -> viewquery.Place:
     """Where a page begins, as the URL says; ValueError for what no page said."""
     sort = query.get("sort", "line")
@@ -226,5 +235,11 @@ def answer(site: Site, listener: socket.socket, token: str, once: str) -> None:
         guard, log_level="error", access_log=False, lifespan="off", ws="none", proxy_headers=False,
         server_header=False, timeout_graceful_shutdown=1,
     )  # fmt: skip
+    signal.signal(signal.SIGTERM, _end)
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """End as the signal says, but clean up: uvicorn sends it on when it is done."""
+    sys.exit(128 + number)

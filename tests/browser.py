@@ -46,12 +46,14 @@ class Browser:
 
     def __init__(self, process: subprocess.Popen[bytes], to_fd: int, from_fd: int) -> None:
         self._process, self._to, self._from = process, to_fd, from_fd
-        self._rest, self._number, self._session = b"", 0, ""
+        self._rest, self._number, self._session, self._context = b"", 0, "", ""
         self.events: list[dict[str, Any]] = []
 
     def open(self, url: str, width: int = 1280, height: int = 900) -> None:
         """A new page in a fresh profile (no cookies of others), at an address."""
-        context = self.call("Target.createBrowserContext", session="")["browserContextId"]
+        if self._context:
+            self.call("Target.disposeBrowserContext", session="", browserContextId=self._context)
+        context = self._context = self.call("Target.createBrowserContext", session="")["browserContextId"]
         target = self.call("Target.createTarget", session="", url="about:blank", browserContextId=context)["targetId"]
         self._session = self.call("Target.attachToTarget", session="", targetId=target, flatten=True)["sessionId"]
         self.events.clear()
@@ -59,7 +61,15 @@ class Browser:
             self.call(f"{domain}.enable")
         self.size(width, height)
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
-        self.call("Page.navigate", url=url)
+        self._loading("Page.navigate", {"url": url})
+
+    def reload(self) -> None:
+        """Load the page once more, and wait for it."""
+        self._loading("Page.reload", {})
+
+    def _loading(self, method: str, parameters: dict[str, str]) -> None:
+        self.events.clear()
+        self.call(method, session=None, **parameters)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())
 

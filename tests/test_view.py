@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +17,6 @@ from tests.viewer import Viewer, viewing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -170,13 +173,24 @@ def test_a_prompt_is_found_under_the_name_that_the_job_gave(tmp_path: Path) -> N
         assert "".join(piece for piece, _ in shown["original"]["pieces"]) == "Ann sings. Why?"
 
 
-def test_ctrl_c_ends_it_well_and_its_child_with_it(tmp_path: Path) -> None:
-    """It is the usual end, and no process may stay behind that reads on."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_its_child_ends_with_it(tmp_path: Path, number: int, status: int) -> None:
+    """Ctrl-C is the usual end; whatever ends it, no process may stay behind that reads on."""
     with viewing(run_directory(tmp_path / "out", result(1))) as viewer:
         viewer.until_indexed(1)
-        child = viewer.child()
-        assert viewer.interrupt() == 0
-        assert not child.exists()
+        child = os.pidfd_open(viewer.child())
+        assert viewer.end(number) == status
+        assert select.select([child], [], [], 20)[0], "it is still there"
+        os.close(child)
+
+
+def test_nothing_is_taken_from_the_directory_a_person_stands_in(tmp_path: Path) -> None:
+    """A file there that is named like a module of ours or of Python's is data, and must not be run."""
+    for name in ("sqlite3.py", "s2a_batch.py", "pydantic_core.py"):
+        (tmp_path / name).write_text("raise SystemExit(1)")
+    program = Path(sys.executable).with_name("s2a-batch")
+    with viewing(run_directory(tmp_path / "out", result(1)), str(program), cwd=tmp_path) as viewer:
+        viewer.until_indexed(1)
 
 
 @pytest.mark.parametrize("way", ["no run", "port taken"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -203,9 +204,10 @@ def test_a_row_leads_to_its_line(index: Index) -> None:
 
 def test_damaged_lines_are_counted_and_pass_by(index: Index) -> None:
     """Zeros of a power cut must not hide the records behind them."""
-    append(index.directory, result(1), b"\0" * 30 + b"\n", b'{"schema":1,"key":"x"}\n', b"[]\n", result(2))
+    not_json = encoded(result(3)).replace(b"3.0", b"NaN")
+    append(index.directory, result(1), b"\0" * 30 + b"\n", b'{"schema":1,"key":"x"}\n', b"[]\n", not_json, result(2))
     assert index.update().lines() == [1, 2]
-    assert index.counts("damaged") == {"line": 3}
+    assert index.counts("damaged") == {"line": 4}
 
 
 def test_two_viewers_share_one_index(index: Index) -> None:
@@ -216,6 +218,17 @@ def test_two_viewers_share_one_index(index: Index) -> None:
         pass
     assert index.lines() == other.lines() == list(range(1, 30))
     other.db.close()
+
+
+def test_two_viewers_at_once_do_not_get_in_each_others_way(index: Index) -> None:
+    """Both write; the one that comes second waits, and goes on behind what the first has read."""
+    append(index.directory, *(result(n) for n in range(1, 400)))
+    others = [Index(index.directory) for _ in range(2)]
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda other: other.update(step=5), others))
+    assert index.lines() == list(range(1, 400))
+    for other in others:
+        other.db.close()
 
 
 @pytest.mark.parametrize("damage", ["zeros", "other version", "empty"])

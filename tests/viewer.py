@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -80,23 +79,23 @@ class Viewer:
         while self.json("/api/rows?count=1")["count"] != records or not self.json("/api/run")["progress"]["ready"]:
             assert time.monotonic() < end, self.json("/api/run")
 
-    def child(self) -> Path:
-        """The process that fills the index, as its place in /proc."""
+    def child(self) -> int:
+        """The process that fills the index."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         assert len(children) == 1
-        return Path("/proc") / children[0]
+        return int(children[0])
 
-    def interrupt(self) -> int:
-        """Press Ctrl-C; returns how it ended."""
-        self.process.send_signal(signal.SIGINT)
+    def end(self, number: int) -> int:
+        """Send a signal; returns how it ended."""
+        self.process.send_signal(number)
         return self.process.wait(20)
 
 
 @contextmanager
-def viewing(directory: Path) -> Iterator[Viewer]:
+def viewing(directory: Path, *program: str, cwd: Path | None = None) -> Iterator[Viewer]:
     """A server over a run's directory that does not outlive the block."""
-    command = [sys.executable, "-m", "s2a_batch", "view", str(directory), "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [*(program or (sys.executable, "-m", "s2a_batch")), "view", str(directory), "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd) as process:
         assert process.stdout
         try:
             yield Viewer(process, directory, process.stdout.readline().strip())

@@ -6,7 +6,7 @@ import { copy, show } from "./record.js";
 const $ = (id) => document.getElementById(id);
 const form = $("filters");
 const NAMES = ["query", "status", "check", "level", "kind", "policy", "version"];
-const page = { rows: [], from: 0, total: null, selected: null, stamp: "" };
+const page = { rows: [], from: 0, total: null, selected: null, stamp: "", meaning: "" };
 let facets = {};
 let shown = null;
 
@@ -45,6 +45,7 @@ async function load(where) {
     if (stamp !== JSON.stringify([filtersOf(state()), ...sortOf(state())])) return;
     if (edge && !found.rows.length) return;
     page.total = found.count ?? page.total;
+    page.meaning = found.meaning;
     page.from = where === "next" ? page.from + page.rows.length
       : where === "back" ? Math.max(0, page.from - found.rows.length)
       : where === "last" ? page.total - found.rows.length : 0;
@@ -67,6 +68,9 @@ function describe() {
   $("found").textContent = page.rows.length ? `${count(page.from + 1)}\u2013${count(end)} of ${count(page.total ?? end)}` : "0 records";
   $("first").disabled = $("back").disabled = page.from <= 0;
   $("next").disabled = $("last").disabled = page.total !== null && end >= page.total;
+  const exact = page.meaning === "id" || page.meaning === "key";
+  $("words").hidden = !exact;
+  if (exact) $("words").textContent = `by its ${page.meaning}; search the words instead`;
   $("clear").hidden = !Object.values(filtersOf(state())).some(Boolean);
   select(state().record ?? page.selected);
 }
@@ -147,7 +151,7 @@ async function refresh() {
     $("progress").hidden = !busy;
     $("progress").setAttribute("aria-valuenow", String(Math.round(share * 100)));
     $("progress").firstElementChild.style.width = `${share * 100}%`;
-    $("state").textContent = [run.running ? "running" : "", busy ? `indexing, ${Math.floor(share * 100)}\u202f%` : ""].filter(Boolean).join(", ");
+    $("state").textContent = [run.running ? "running" : "", !run.indexing ? `index stopped at ${Math.floor(share * 100)}\u202f%, see the terminal` : busy ? `indexing, ${Math.floor(share * 100)}\u202f%` : ""].filter(Boolean).join(", ");
     $("state").classList.toggle("live", run.running);
     fillMenus(form, facets, state());
     if (total(facets) !== before) changed();
@@ -168,7 +172,7 @@ function changed() {
 }
 
 const KEYS = {
-  j: () => walk(1), k: () => walk(-1), ArrowDown: null,
+  j: () => walk(1), k: () => walk(-1),
   "/": () => { $("query").focus(); $("query").select(); },
   "?": () => $("keys").showModal(),
   "]": () => load("next"), "[": () => load("back"),
@@ -204,6 +208,7 @@ form.addEventListener("change", (event) => {
 });
 for (const where of ["first", "back", "next", "last"]) $(where).addEventListener("click", () => load(where));
 $("fresh").addEventListener("click", () => load("first"));
+$("words").addEventListener("click", () => { const words = `"${state().query}"`; $("query").value = words; go({ query: words }); });
 $("clear").addEventListener("click", () => { $("query").value = ""; go(Object.fromEntries(NAMES.map((name) => [name, ""]))); });
 $("theme").addEventListener("click", theme);
 $("help").addEventListener("click", () => $("keys").showModal());

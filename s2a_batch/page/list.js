@@ -67,7 +67,7 @@ export function overview(pane, facets, filter) {
   const groups = [["Records", "status"], ["Checks", "check"], ["Failures", "kind"], ["Policies", "policy"]];
   const total = (facets.status ?? []).reduce((sum, row) => sum + row.count, 0);
   pane.replaceChildren(el("div", { class: "overview" },
-    el("p", { class: "lead" }, total ? `${plural(total, "record")}. Choose one from the list, or a row from here.` : "No record is finished yet."),
+    el("h2", { class: "lead" }, total ? `${plural(total, "record")}. Choose one from the list, or a row from here.` : "No record is finished yet."),
     groups.filter(([, facet]) => facets[facet]?.length).map(([title, facet]) => el("section", { class: "part" }, el("h3", {}, title),
       el("ul", { class: "bars" }, facets[facet].slice(0, 40).map((row) => {
         const bar = el("i", { "aria-hidden": "true" });
