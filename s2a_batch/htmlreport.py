@@ -91,7 +91,7 @@ def _body(reading: Reading, directory: Path, fields: Mapping[str, JsonValue]) ->
     parts = [
         ("time", "Over time", "", sections.time(reading)),
         ("rewrites", "What the rewrites kept", "", judged.rewrites(reading)),
-        ("examples", "Worked examples", _LEGEND, shown or "<p>There is no rewrite to show yet.</p>"),
+        ("examples", "Worked examples", _LEGEND if shown else "", shown or "<p>There is no rewrite to show yet.</p>"),
         ("cost", "Tokens and cost", "", sections.money(reading)),
         ("requests", "Requests", "", sections.requests(reading)),
         ("failures", "Failed records", "", judged.failures(reading)),
@@ -154,7 +154,7 @@ def _state(reading: Reading) -> str:
         parts.append(f"The last execution was stopped: {htmltext.text(run['stopped'])}.".replace("..", "."))
     elif counts["pending"] is None:
         parts.append("How many records are pending is not known: the last execution did not read the input to its end.")
-    elif counts["pending"]:
+    if counts["pending"]:
         parts.append(f"{count(counts['pending'])} are pending: the same command goes on.")
     if counts["superseded"]:
         parts.append(f"{count(counts['superseded'])} results are superseded: their lines are gone from the input.")

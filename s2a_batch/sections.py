@@ -14,6 +14,7 @@ from s2a_batch.htmltext import DASH, count, factor, seconds, share, table
 if TYPE_CHECKING:
     from s2a_batch.readings import OneCallReading, Reading, SizeReading, Spread, StageReading
 
+_NOTHING: Final = "<p>Nothing was sent yet.</p>"
 _PAPER: Final = (1.2, 5.0)
 Kind = Literal["input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens"]
 _TOKENS: Final[tuple[Kind, ...]] = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
@@ -24,7 +25,7 @@ def time(reading: Reading) -> str:
     stages = reading["stages"]
     drawn = timecharts.charts(reading["course"], list(stages))
     if not drawn:
-        return "<p>Nothing was sent yet.</p>"
+        return _NOTHING
     rows = [_latencies(name, stage["seconds"]) for name, stage in stages.items()]
     rows += [_latencies("whole record", reading["seconds"])]
     heads = ["", "count", "p50", "p95", "p99", "most", "mean"]
@@ -45,6 +46,8 @@ def _quantiles(spread: Spread) -> list[float | None]:
 def requests(reading: Reading) -> str:
     """What each stage sent, and what went wrong with it."""
     stages = reading["stages"]
+    if not stages:
+        return _NOTHING + _reconciled(reading)
     lines = [
         ("records", [count(stage["records"]) for stage in stages.values()]),
         ("requests", [count(stage["requests"]) for stage in stages.values()]),
@@ -92,6 +95,8 @@ def money(reading: Reading) -> str:
     """Tokens and cost by stage, and against one call with each prompt."""
     heads = ["", "input", "of it cached", "output", "of it reasoning", "cost"]
     stages = reading["stages"]
+    if not stages:
+        return _NOTHING
     rows = [[name, *_tokens(stage)] for name, stage in stages.items()]
     rows += [_together(list(stages.values()))] if len(stages) > 1 else []
     notes = [

@@ -22,7 +22,6 @@ _LEAST_GAP: Final = 4
 _GAP_SHARE: Final = 0.08
 _BREAK: Final = 2.0
 _LABELS: Final = 60
-_SHORT_S: Final = 600
 _DAY_S: Final = 86_400
 _MINUTE_S: Final = 60
 Ending = Literal["answered", "rewritten", "failed"]
@@ -74,7 +73,7 @@ class Axis:
     def clock(self, at: int) -> str:
         """A moment, as finely as the axis needs it."""
         span = self.bins[-1]["at"] - self.bins[0]["at"]
-        form = "%H:%M:%S" if span < _SHORT_S else "%H:%M" if span < _DAY_S else "%d %b %H:%M"
+        form = ("" if span < _DAY_S else "%d %b ") + ("%H:%M:%S" if self.width_s < _MINUTE_S else "%H:%M")
         return datetime.fromtimestamp(at, UTC).strftime(form)
 
 

@@ -292,6 +292,7 @@ WAITING = {"status": "rewritten", "answer": None}
         ([line(1)], [], {"summary": {**SUMMARY, "pending": 4}}, "1 of 5 records answered. 4 are pending"),
         ([line(1)], [], {"summary": {**SUMMARY, "superseded": 1}}, "1 results are superseded"),
         ([line(1)], [], {"summary": {**SUMMARY, "stopped": "a cap"}}, "The last execution was stopped: a cap."),
+        ([line(1)], [], {"summary": {**SUMMARY, "stopped": "a cap", "pending": 2}}, "a cap. 2 are pending"),
     ],
 )
 def test_the_headline_says_how_it_stands(
