@@ -6,6 +6,7 @@ Knows typer. Invariant: they only read the run's directory.
 from __future__ import annotations
 
 import functools
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,19 @@ def export(  # noqa: PLR0913  the command's options
     without = frozenset(without_check or ())
     how = exports.Options(form, names, status, pending, without, max_level, any_policy, formulas, force)
     Screen(quiet=quiet).say(exports.export(directory, source, output, how).to_text())
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file; default: report.html in the directory.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as one JSON object instead.")] = False,
+) -> None:
+    """Write one HTML file on a run: counts, times, tokens, cost, rewrites; works while it runs."""
+    from s2a_batch.htmlreport import report as write_report
+
+    sys.stdout.write(write_report(directory, output, as_json=as_json) + "\n")
 
 
 def view(

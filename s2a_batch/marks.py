@@ -34,6 +34,7 @@ _NUMERALS: Final = "zero one two three four five six seven eight nine ten eleven
 _DIGITS: Final = {word: str(n) for n, word in enumerate(_NUMERALS.split(" "))}
 _MOST_CHARS: Final = 4_000_000
 _MOST_STEPS: Final = 3_000_000
+_FEW_CELLS: Final = 4_000_000  # difflib looks through all words once for each run of equal ones
 _MOST_CELLS: Final = 200_000_000  # bits: 25 MB
 _MOVED_WORDS: Final = 3
 
@@ -131,10 +132,11 @@ def _matches(ours: list[str], others: list[str]) -> set[int]:
         return set()
     counts = Counter(others)
     pairs = sum(counts[word] for word in ours)
-    if pairs * min(len(ours), len(others), 50) <= _MOST_STEPS:
+    cells = len(ours) * len(others)
+    if cells <= _FEW_CELLS and pairs * min(len(ours), len(others), 50) <= _MOST_STEPS:
         blocks = SequenceMatcher(None, ours, others, autojunk=False).get_matching_blocks()
         found = [(block.a + n, block.b + n) for block in blocks for n in range(block.size)]
-    elif len(ours) * len(others) <= _MOST_CELLS:
+    elif cells <= _MOST_CELLS:
         found = _longest_common(ours, others)
     else:
         return _as_often(ours, counts)
