@@ -214,6 +214,39 @@ def verify(
     raise typer.Exit(0 if found.holds else 1)
 
 
+@app.command()
+def compare(  # noqa: PLR0913  the command's options
+    source: options.Source,
+    output: options.Output = None,
+    model: options.Model = None,
+    base_url: options.BaseUrl = None,
+    open_requests: options.OpenRequests = None,
+    setting: options.Setting = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many first records of the input.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write one HTML page.")] = None,
+    retry_failed: options.RetryFailed = False,
+    accept_changes: options.AcceptChanges = False,
+    fresh: options.Fresh = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Answer the same records in several ways (arms), and say which is right how often. Resumes as run does.
+
+    Exit status: as of run; 1 also when the judge failed on some answers.
+    """
+    from s2a_batch.compare import Audience, compare_and_report
+    from s2a_batch.display import Screen
+    from s2a_batch.resume import Options
+
+    screen, table = Screen(quiet=quiet), {"output": output, "model": model, "base_url": base_url}
+    make = options.job_maker(source, options.table_of(table, open_requests), setting)
+    how = Options(limit, 1, retry_failed, accept_changes, fresh)
+    audience = Audience(screen.say, screen.watch, screen.finished)
+    exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)
+    sys.stdout.write(text)
+    raise typer.Exit(exit_status)
+
+
 def _run(job: Job, how: Options, screen: Screen) -> int:
     """Run it, say how it ended, and return its exit status."""
     from s2a_batch.worker import run_job
