@@ -108,8 +108,8 @@ def notes(found: Comparison) -> list[str]:
     said = []
     if found.with_gold:
         said += [
-            "intervals: percentile bootstrap over records, computed and not drawn; * where that has no width: Wilson's of "
-            + "a share, Agresti and Min's of a difference",
+            "intervals: percentile bootstrap over records, computed and not drawn",
+            "* where the bootstrap has no width: the interval of Wilson, for a difference that of Agresti and Min",
             "better, worse: records that one of the two arms alone has right; p: McNemar's exact test, two-sided",
         ]
     if len(found.pairs) > 1 and found.with_gold:

@@ -93,7 +93,7 @@ def number_in(value: JsonValue) -> Decimal | None:
         digits = Decimal(_GROUPS.sub("", found["digits"]) + (found["power"] or ""))
     except InvalidOperation:
         return None
-    return -digits if found["sign"] else digits
+    return digits.copy_negate() if found["sign"] else digits  # a minus would round it
 
 
 def options_of(given: JsonValue, prompt: str) -> dict[str, str]:

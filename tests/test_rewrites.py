@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 RECORDS = 8
 
 
-def test_rewrites_of_another_run_are_used_whatever_made_them(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+def test_rewrites_of_another_run_are_used_whatever_made_them(
+    folder: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
     """Several kinds of answers can be tried on rewrites that were paid for, and looked at, once."""
     up = upstream({})
     url = ("--base-url", up.base_url)
