@@ -77,8 +77,8 @@ def pair_row(pair: Pair) -> list[str]:
 def group_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     """Right answers by a field of the input."""
     names = list(dict.fromkeys(name for arm in found.arms for name in arm.groups))
-    rows = [[arm.name, *(_counted(arm.groups[name]) for name in names)] for arm in found.arms]
-    return [f"right, by {found.by}", *names], rows
+    rows = [[name, *(_counted(arm.groups[name]) for arm in found.arms)] for name in names]
+    return [f"right, by {found.by}", *(arm.name for arm in found.arms)], rows
 
 
 def agreement_table(found: Comparison) -> tuple[list[str], list[list[str]]]:

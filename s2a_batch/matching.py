@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeAlias
 from s2a_batch import linefiles, rundir, source
 from s2a_batch.keys import KeyIndex
 from s2a_batch.prices import prices_of
-from s2a_batch.records import BadLine, Known, Record, StageAudit, Usage
+from s2a_batch.records import BadLine, Known, Record, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -46,15 +46,15 @@ class Use:
     request_s: float = 0.0
     unknown_usage: int = 0
 
-    def add(self, audit: StageAudit, cost_of: CostOf | None) -> None:
-        """Count a stage of a record."""
-        for attempt in audit.attempts:
-            usage = attempt.usage or Usage()
-            blind = attempt.status == 200 and (usage.input_tokens is None or usage.output_tokens is None)  # noqa: PLR2004
+    def add(self, attempts: list[dict[str, Any]], cost_of: CostOf | None) -> None:
+        """Count the attempts of one stage of a record, as they stand in its line."""
+        for attempt in attempts:
+            usage = Usage(**(attempt["usage"] or {}))
+            blind = attempt["status"] == 200 and (usage.input_tokens is None or usage.output_tokens is None)  # noqa: PLR2004
             self.requests += 1
             self.input_tokens += usage.input_tokens or 0
             self.output_tokens += usage.output_tokens or 0
-            self.request_s += attempt.seconds
+            self.request_s += attempt["seconds"]
             self.unknown_usage += blind
             unknown = self.cost_usd is None or cost_of is None or blind
             self.cost_usd = None if unknown else (self.cost_usd or 0.0) + (cost_of(usage) if cost_of else 0.0)
@@ -159,15 +159,14 @@ class Shelf:
                 return Given(line["answer"], failure)
         return None
 
-    def _count(self, key: str, stages: dict[str, JsonValue]) -> None:
-        for name, found in stages.items():
-            if found is None:
+    def _count(self, key: str, stages: dict[str, Any]) -> None:
+        for name, audit in stages.items():
+            if audit is None:
                 continue
-            audit = StageAudit.model_validate(found)
             price = self._prices.get("rewrite" if name == "rewrite" else "answer")
-            self.alone.add(audit, price)
+            self.alone.add(audit["attempts"], price)
             if name == "rewrite" and self._is_borrowed(key):
-                self.borrowed.add(audit, price)
+                self.borrowed.add(audit["attempts"], price)
 
     def _is_borrowed(self, key: str) -> bool:
         own, lent = self._own, self._lent

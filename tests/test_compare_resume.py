@@ -227,9 +227,10 @@ def test_a_second_comparison_in_the_same_place_is_refused(folder: Path, upstream
     write_job(folder, up)
     with running(folder, *COMPARE) as program:
         up.wait_until(lambda stats: stats.requests > 0)
+        write_job(folder, up, compare='arms = ["cot"]')  # none of the arms that the first one holds by itself
         other = run(folder, *COMPARE)
         assert other.status == 4
-        assert "another run holds it" in other.err
+        assert "out: another run holds it" in other.err
         program.kill()
 
 
