@@ -33,7 +33,7 @@ _MOST_CHARS: Final = 400
 _ROW: Final = 34
 _LEFT: Final = 190
 _WIDTH: Final = 720
-_RIGHT: Final = 700
+_RIGHT: Final = 690
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _KEPT: Final = "\n\t\u200c\u200d"
 _STYLE: Final = """
@@ -46,7 +46,7 @@ body { margin: 0 auto; padding: 2.5rem 1.2rem 4rem; max-width: 60rem; background
   font: 1rem/1.55 ui-sans-serif, system-ui, "Segoe UI", Roboto, "Noto Sans", sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .6rem; } h2 { font-size: 1.25rem; margin: 2.6rem 0 .8rem; }
 p, li, figcaption, caption { max-width: 46rem; } figcaption, caption, .soft { color: var(--soft); font-size: .92rem; }
-figure { margin: 0 0 1.6rem; } svg { display: block; width: 100%; height: auto; }
+figure { margin: 0 0 1.6rem; } svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-size: 13px; fill: var(--ink); } svg .soft { fill: var(--soft); font-size: 12px; }
 .grid { stroke: var(--rule); } .zero { stroke: var(--zero); stroke-dasharray: 3 3; }
 .bar { stroke: var(--mark); stroke-width: 2.5; } .dot { fill: var(--mark); } .first .dot { fill: var(--soft); }
@@ -55,9 +55,11 @@ svg text { font-size: 13px; fill: var(--ink); } svg .soft { fill: var(--soft); f
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; min-width: 100%; }
 caption { text-align: left; padding-bottom: .4rem; }
 th, td { text-align: right; font-weight: 400; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--rule);
-  vertical-align: top; }
-th:first-child, td:first-child, .words td, .words th { text-align: left; overflow-wrap: anywhere; }
+  vertical-align: top; white-space: nowrap; }
+th:first-child, td:first-child, .words td, .words th { text-align: left; }
+.words td { white-space: pre-wrap; min-width: 9rem; }
 thead th { color: var(--soft); } summary { cursor: pointer; padding: .3rem 0; }
+@media (max-width: 40rem) { svg text, svg .soft { font-size: 17px; } }
 :focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
 .hidden { font-size: .75em; color: var(--soft); border: 1px solid var(--rule); border-radius: 3px; }
 """

@@ -104,15 +104,15 @@ def test_each_dot_stands_where_its_figure_is() -> None:
     page = comparepage.page(a_comparison())
     shares, differences = page.split("<svg ")[1:3]
     dots = [float(x) for x in re.findall(r'<circle class="dot" cx="([\d.]+)"', shares)]
-    assert dots == pytest.approx([190 + 0.30 * 510, 190 + 0.55 * 510])
+    assert dots == pytest.approx([190 + 0.30 * 500, 190 + 0.55 * 500])
     (dot,) = (float(x) for x in re.findall(r'<circle class="dot" cx="([\d.]+)"', differences))
     low, high = (
         float(x) for x in re.findall(r'<line class="bar" x1="([\d.]+)" y1="[\d.]+" x2="([\d.]+)"', differences)[0]
     )
     found = bootstrap_difference(6, 1, 20)
     assert found is not None
-    scale = 510 / (2 * 0.5)  # to the next tenth beyond the interval's end, to both sides
-    assert (low, dot, high) == pytest.approx((445 + found.low * scale, 445 + 0.25 * scale, 445 + found.high * scale))
+    scale = 500 / (2 * 0.5)  # to the next tenth beyond the interval's end, to both sides
+    assert (low, dot, high) == pytest.approx((440 + found.low * scale, 440 + 0.25 * scale, 440 + found.high * scale))
 
 
 def test_every_picture_has_its_words_and_its_table() -> None:
