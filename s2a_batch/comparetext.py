@@ -53,7 +53,7 @@ def right_row(arm: ArmFigures) -> list[str]:
         name_of(arm),
         f"{judged.right} of {judged.n}",
         percent(judged.share),
-        interval_of(judged),
+        _interval(shown_interval(judged), lambda share: f"{100 * share:.1f}") + ("*" if _starred(arm) else ""),
         count_of(arm.failed),
         count_of(arm.pending),
     ]
@@ -64,7 +64,7 @@ def pair_row(pair: Pair) -> list[str]:
     return [
         f"{pair.arm} - {pair.first}",
         points(pair.difference),
-        _interval(shown_difference(pair), points) + ("*" if pair.n and not pair.better + pair.worse else ""),
+        _interval(shown_difference(pair), points) + ("*" if _pair_starred(pair) else ""),
         str(pair.better),
         str(pair.worse),
         str(pair.n),
@@ -109,9 +109,12 @@ def notes(found: Comparison) -> list[str]:
     if found.with_gold:
         said += [
             "intervals: percentile bootstrap over records, computed and not drawn",
-            "* where the bootstrap has no width: the interval of Wilson, for a difference that of Agresti and Min",
             "better, worse: records that one of the two arms alone has right; p: McNemar's exact test, two-sided",
         ]
+    if any(map(_starred, found.arms)) or any(map(_pair_starred, found.pairs)):
+        said.append(
+            "* where the bootstrap has no width: the interval of Wilson, for a difference that of Agresti and Min"
+        )
     if len(found.pairs) > 1 and found.with_gold:
         said.append(f"{len(found.pairs)} arms are tested against {found.arms[0].name}: go by p Holm, adjusted for that")
     if found.unusable:
@@ -142,6 +145,15 @@ def _arm_notes(arm: ArmFigures) -> list[str]:
     if arm.alone.unknown_usage:
         said.append(f"{arm.name}: {arm.alone.unknown_usage} replies name no tokens; the sums are lower bounds")
     return said
+
+
+def _starred(arm: ArmFigures) -> bool:
+    """Whether the bootstrap has no width: none or all are right."""
+    return arm.judged.n > 0 and arm.judged.right in (0, arm.judged.n)
+
+
+def _pair_starred(pair: Pair) -> bool:
+    return pair.n > 0 and not pair.better + pair.worse
 
 
 def name_of(arm: ArmFigures) -> str:
@@ -177,12 +189,6 @@ def shown_interval(judged: Share) -> Interval | None:
 def shown_difference(pair: Pair) -> Interval | None:
     """The interval of a difference to show: the bootstrap's, but where it has no width."""
     return pair.bootstrap if pair.better + pair.worse else pair.adjusted
-
-
-def interval_of(judged: Share) -> str:
-    """The interval of a share, with a star where it is not the bootstrap's."""
-    star = "*" if judged.n and judged.right in (0, judged.n) else ""
-    return _interval(shown_interval(judged), lambda share: f"{100 * share:.1f}") + star
 
 
 def _interval(interval: Interval | None, told: Callable[[float], str]) -> str:
