@@ -12,7 +12,7 @@ from statistics import median
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = sorted((ROOT / "s2a_batch").glob("*.py"))
+PACKAGE = sorted((ROOT / "s2a_batch").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 BIN = Path(sys.executable).parent
 HOMES = {

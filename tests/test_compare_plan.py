@@ -9,7 +9,7 @@ import pytest
 
 from s2a_batch.arms import KNOWN, Compare
 from s2a_batch.caps import Budget
-from s2a_batch.purse import Purse
+from s2a_batch.compare.purse import Purse
 from tests.comparing import figures, write_job
 from tests.processes import ROOT, run
 from tests.test_readme import README

@@ -124,6 +124,7 @@ def test_layers_and_modules_are_those_of_the_package() -> None:
     drawn = [[name.strip() for name in layer.split("|")] for layer in picture.split(">")]
     assert drawn == [[name.strip() for name in layer.split("|")] for layer in contract["layers"]]
     modules = {path.stem for path in (ROOT / "s2a_batch").glob("[a-z]*.py")}
+    modules |= {path.parent.name for path in (ROOT / "s2a_batch").glob("*/__init__.py")}
     table = README.partition("| module | role |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", table)) == modules
 

@@ -14,9 +14,10 @@ import os
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import comparetext, linefiles
+from s2a_batch import linefiles
+from s2a_batch.compare import wording
+from s2a_batch.compare.scoring import text_of
 from s2a_batch.errors import JobError, OutputError
-from s2a_batch.scoring import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from s2a_batch.comparison import Comparison, Pair, Turn
-    from s2a_batch.stats import Interval
+    from s2a_batch.compare.comparison import Comparison, Pair, Turn
+    from s2a_batch.compare.stats import Interval
 
 HEAD: Final = "<!doctype html>\n<!-- written by s2a-batch compare -->\n"
 _SHOWN_TURNS: Final = 100
@@ -74,7 +75,7 @@ def page(found: Comparison) -> str:
         f'content="{policy}"><meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><meta name="referrer" content="no-referrer">'
         f"<title>Arms compared</title><style>{_STYLE}</style></head><body><main><h1>Arms compared</h1>"
-        f"<p>{_text(comparetext.headline(found))}</p>{_body(found)}</main></body></html>\n"
+        f"<p>{_text(wording.headline(found))}</p>{_body(found)}</main></body></html>\n"
     )
 
 
@@ -104,34 +105,32 @@ def _body(found: Comparison) -> str:
     parts = []
     if found.with_gold:
         parts += ["<h2>How often each arm is right</h2>", _shares(found)]
-        parts.append(_table(comparetext.RIGHT_HEADS, map(comparetext.right_row, found.arms), "Right answers by arm"))
+        parts.append(_table(wording.RIGHT_HEADS, map(wording.right_row, found.arms), "Right answers by arm"))
     if found.with_gold and found.pairs:
         parts += [f"<h2>Against {_text(found.arms[0].name)}</h2>", _differences(found)]
-        parts.append(_table(comparetext.PAIR_HEADS, map(comparetext.pair_row, found.pairs), "Differences by arm"))
+        parts.append(_table(wording.PAIR_HEADS, map(wording.pair_row, found.pairs), "Differences by arm"))
     if found.with_gold and found.by is not None:
-        parts += [f"<h2>By {_text(found.by)}</h2>", _table(*comparetext.group_table(found), "Right answers by group")]
+        parts += [f"<h2>By {_text(found.by)}</h2>", _table(*wording.group_table(found), "Right answers by group")]
     if found.agreements:
-        parts += ["<h2>Agreement</h2>", _table(*comparetext.agreement_table(found), "Same answers of each two arms")]
-    parts += ["<h2>What it took</h2>", _table(comparetext.USE_HEADS, comparetext.use_rows(found), "Requests and cost")]
+        parts += ["<h2>Agreement</h2>", _table(*wording.agreement_table(found), "Same answers of each two arms")]
+    parts += ["<h2>What it took</h2>", _table(wording.USE_HEADS, wording.use_rows(found), "Requests and cost")]
     if turns := "".join(map(_turns, found.pairs)):
         parts += ["<h2>Records that turned</h2>", turns]
-    notes = "".join(f"<li>{_text(note)}</li>" for note in comparetext.notes(found))
+    notes = "".join(f"<li>{_text(note)}</li>" for note in wording.notes(found))
     return "".join([*parts, f"<h2>Notes</h2><ul>{notes}</ul>" if notes else ""])
 
 
 def _shares(found: Comparison) -> str:
-    points = [
-        (comparetext.name_of(arm), arm.judged.share, comparetext.shown_interval(arm.judged)) for arm in found.arms
-    ]
-    return _plot(points, 0.0, 1.0, comparetext.percent, "Share of right answers by arm, with 95 % intervals")
+    points = [(wording.name_of(arm), arm.judged.share, wording.shown_interval(arm.judged)) for arm in found.arms]
+    return _plot(points, 0.0, 1.0, wording.percent, "Share of right answers by arm, with 95 % intervals")
 
 
 def _differences(found: Comparison) -> str:
-    points = [(pair.arm, pair.difference, comparetext.shown_difference(pair)) for pair in found.pairs]
+    points = [(pair.arm, pair.difference, wording.shown_difference(pair)) for pair in found.pairs]
     ends = [abs(end) for _, _, i in points if i is not None for end in (i.low, i.high)]
     most = min(1.0, max([0.1, *(-(-round(10 * end, 6) // 1) / 10 for end in ends)]))
     title = f"Difference to {found.arms[0].name} in percentage points, with 95 % intervals"
-    return _plot(points, -most, most, comparetext.points, title)
+    return _plot(points, -most, most, wording.points, title)
 
 
 def _plot(
@@ -189,7 +188,7 @@ def _turn_table(pair: Pair, title: str, turns: Sequence[Turn], count: int) -> st
 
 
 def _said(value: JsonValue) -> str:
-    text = comparetext.NONE if value is None else text_of(value)
+    text = wording.NONE if value is None else text_of(value)
     return text if len(text) <= _MOST_CHARS else text[:_MOST_CHARS] + " [cut]"
 
 

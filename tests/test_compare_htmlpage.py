@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s2a_batch import comparepage
-from s2a_batch.comparison import Agreement, ArmFigures, Comparison, Pair, Share, Turn
+from s2a_batch.compare import htmlpage
+from s2a_batch.compare.comparison import Agreement, ArmFigures, Comparison, Pair, Share, Turn
+from s2a_batch.compare.matching import Use
+from s2a_batch.compare.stats import bootstrap_difference
 from s2a_batch.errors import JobError
-from s2a_batch.matching import Use
-from s2a_batch.stats import bootstrap_difference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,7 @@ def a_comparison(text: str = "plain") -> Comparison:
 
 def test_the_page_loads_and_runs_nothing() -> None:
     """It is mailed around and opened from disks: no request, no script, one style that its policy names."""
-    page = comparepage.page(a_comparison())
+    page = htmlpage.page(a_comparison())
     read = Reader(page)
     assert not read.open
     assert not {"script", "link", "img", "iframe", "object", "form", "a"} & set(read.tags)
@@ -89,8 +89,8 @@ def test_the_page_loads_and_runs_nothing() -> None:
 
 def test_what_stands_in_a_record_is_shown_and_does_nothing() -> None:
     """Inputs come from strangers, answers from models."""
-    page = comparepage.page(a_comparison(HOSTILE))
-    read, plain = Reader(page), Reader(comparepage.page(a_comparison()))
+    page = htmlpage.page(a_comparison(HOSTILE))
+    read, plain = Reader(page), Reader(htmlpage.page(a_comparison()))
     extra = [tag for tag in read.tags if tag != "i"]
     assert extra == [tag for tag in plain.tags if tag != "i"], "no tag comes from a text"
     assert "\u202e" not in page
@@ -101,7 +101,7 @@ def test_what_stands_in_a_record_is_shown_and_does_nothing() -> None:
 
 def test_each_dot_stands_where_its_figure_is() -> None:
     """A picture that disagrees with its table is worse than none."""
-    page = comparepage.page(a_comparison())
+    page = htmlpage.page(a_comparison())
     shares, differences = page.split("<svg ")[1:3]
     dots = [float(x) for x in re.findall(r'<circle class="dot" cx="([\d.]+)"', shares)]
     assert dots == pytest.approx([190 + 0.30 * 500, 190 + 0.55 * 500])
@@ -117,7 +117,7 @@ def test_each_dot_stands_where_its_figure_is() -> None:
 
 def test_every_picture_has_its_words_and_its_table() -> None:
     """Whoever cannot see it hears what it is, and reads the figures beside it."""
-    read = Reader(comparepage.page(a_comparison()))
+    read = Reader(htmlpage.page(a_comparison()))
     pictures = [value for tag, name, value in read.attributes if (tag, name) == ("svg", "aria-label")]
     assert len(pictures) == 2
     assert all("95 % intervals" in label for label in pictures)
@@ -130,10 +130,10 @@ def test_a_page_is_its_owners_alone_and_replaces_only_a_page(tmp_path: Path) -> 
     """It holds prompts and answers."""
     place = tmp_path / "page.html"
     for _ in range(2):
-        comparepage.check_place(place)
-        comparepage.write(place, a_comparison(HOSTILE))
+        htmlpage.check_place(place)
+        htmlpage.write(place, a_comparison(HOSTILE))
     assert place.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
     place.write_text("<!doctype html>mine")
     with pytest.raises(JobError, match="no page of ours"):
-        comparepage.check_place(place)
+        htmlpage.check_place(place)

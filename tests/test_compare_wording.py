@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from s2a_batch import comparetext
-from s2a_batch.comparison import ArmFigures, Comparison, Pair, Share
-from s2a_batch.matching import Use
-from s2a_batch.stats import adjusted_difference, bootstrap_difference
+from s2a_batch.compare import wording
+from s2a_batch.compare.comparison import ArmFigures, Comparison, Pair, Share
+from s2a_batch.compare.matching import Use
+from s2a_batch.compare.stats import adjusted_difference, bootstrap_difference
 
 
 def an_arm(name: str, right: int, n: int) -> ArmFigures:
@@ -28,7 +28,7 @@ def a_comparison(*arms: ArmFigures) -> Comparison:
 
 def rows(found: Comparison) -> list[str]:
     """Its lines, with single spaces."""
-    return [" ".join(line.split()) for line in comparetext.as_text(found).splitlines()]
+    return [" ".join(line.split()) for line in wording.as_text(found).splitlines()]
 
 
 def test_nothing_right_and_nothing_turned_are_not_told_as_certain() -> None:
@@ -71,6 +71,6 @@ def test_what_was_left_out_failed_or_was_borrowed_is_told() -> None:
 
 def test_a_group_named_by_the_input_cannot_steer_the_terminal() -> None:
     """The name comes from a file of a stranger."""
-    text = comparetext.as_text(a_comparison(an_arm("baseline", 1, 2)))
+    text = wording.as_text(a_comparison(an_arm("baseline", 1, 2)))
     assert "\x1b" not in text
     assert r"\x1b[2Jall\x0a" in text

@@ -12,22 +12,23 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from s2a_batch import judging, linefiles, matching, rundir, scoring
-from s2a_batch.comparison import Comparison
-from s2a_batch.counting import Count
+from s2a_batch import linefiles, rundir
+from s2a_batch.compare import judging, matching, scoring
+from s2a_batch.compare.comparison import Comparison
+from s2a_batch.compare.counting import Count
+from s2a_batch.compare.matching import Shelf, Use
 from s2a_batch.errors import OutputError
-from s2a_batch.matching import Shelf, Use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
 
-    from s2a_batch.armplan import Arm
     from s2a_batch.arms import Score
-    from s2a_batch.counting import Judgement
+    from s2a_batch.compare.counting import Judgement
+    from s2a_batch.compare.matching import Given, Matched
+    from s2a_batch.compare.plan import Arm
     from s2a_batch.job import Job
-    from s2a_batch.matching import Given, Matched
 
 RECORDS = "records.jsonl"
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from s2a_batch import armplan, comparepage, linefiles, matching, rundir
+from s2a_batch import linefiles, rundir
 from s2a_batch.caps import Budget
-from s2a_batch.comparetext import as_text
+from s2a_batch.compare import htmlpage, matching, plan
+from s2a_batch.compare.purse import Purse
+from s2a_batch.compare.weighing import Weighing
+from s2a_batch.compare.wording import as_text
 from s2a_batch.errors import JobError, OutputError
-from s2a_batch.purse import Purse
 from s2a_batch.resume import check_paths
-from s2a_batch.weighing import Weighing
 from s2a_batch.worker import run_job
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from s2a_batch.armplan import Arm
-    from s2a_batch.comparison import Comparison
+    from s2a_batch.compare.comparison import Comparison
+    from s2a_batch.compare.plan import Arm
     from s2a_batch.job import Job
     from s2a_batch.resume import Options
     from s2a_batch.worker import Finished, Live
@@ -88,10 +89,10 @@ def compare(
     check_paths(base)
     if not base.input.is_file():
         raise JobError(f"{base.input}: is no file; a comparison reads its input once for each arm and once more")
-    arms, judge = armplan.plan(base, make, folder), armplan.judge_job(base)
+    arms, judge = plan.plan(base, make, folder), plan.judge_job(base)
     running = [arm for arm in arms if arm.same_as is None]
     jobs = [*(arm.job for arm in running), *([] if judge is None else [judge])]
-    armplan.check(jobs, options, environ)
+    plan.check(jobs, options, environ)
     with rundir.RunDirectory(base.output):
         purse = Purse(base.budget, [job.output for job in jobs])
         for number, arm in enumerate(running, 1):
@@ -121,12 +122,12 @@ def compare_and_report(  # noqa: PLR0913  what the command line says
 ) -> tuple[int, str]:
     """Compare, and tell it: the exit status, and what goes to stdout; the page is written when one is wanted."""
     if html is not None:
-        comparepage.check_place(html)
+        htmlpage.check_place(html)
     ended = compare(make, folder, options, audience)
     if ended.found is None:
         return ended.exit_status, ""
     if html is not None:
-        comparepage.write(html, ended.found)
+        htmlpage.write(html, ended.found)
     return ended.exit_status, (to_json(ended.found) if as_json else as_text(ended.found)) + "\n"
 
 
@@ -144,7 +145,7 @@ def _run(job: Job, options: Options, purse: Purse, audience: Audience, environ: 
         if todo and left is None:
             raise purse.error()
         how = replace(options, limit=todo)
-    if armplan.moved_only(job):
+    if plan.moved_only(job):
         how = replace(how, accept_changes=True)
     capped = job.model_copy(update={"budget": left or Budget()})
     found = run_job(capped, how, say=audience.say, watch=audience.watch, environ=environ)

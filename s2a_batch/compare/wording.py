@@ -12,9 +12,9 @@ from s2a_batch.figures import dollars
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from s2a_batch.comparison import ArmFigures, Comparison, Pair, Share
-    from s2a_batch.matching import Use
-    from s2a_batch.stats import Interval
+    from s2a_batch.compare.comparison import ArmFigures, Comparison, Pair, Share
+    from s2a_batch.compare.matching import Use
+    from s2a_batch.compare.stats import Interval
 
 _LEAST_P: Final = 0.0001
 _MOST_CHARS: Final = 40

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2a_batch import scoring
+from s2a_batch.compare import scoring
 from s2a_batch.job import AnswerJob
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from s2a_batch import __version__, stats
+from s2a_batch import __version__
+from s2a_batch.compare import stats
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from s2a_batch.matching import Use
+    from s2a_batch.compare.matching import Use
 
 
 @dataclass(frozen=True, slots=True)

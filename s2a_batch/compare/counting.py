@@ -10,17 +10,17 @@ from collections import Counter
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, Literal
 
-from s2a_batch import scoring, stats
-from s2a_batch.comparison import Agreement, ArmFigures, Pair, Share, Turn
-from s2a_batch.matching import Use
+from s2a_batch.compare import scoring, stats
+from s2a_batch.compare.comparison import Agreement, ArmFigures, Pair, Share, Turn
+from s2a_batch.compare.matching import Use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import JsonValue
 
-    from s2a_batch.armplan import Arm
-    from s2a_batch.matching import Matched, Shelf
+    from s2a_batch.compare.matching import Matched, Shelf
+    from s2a_batch.compare.plan import Arm
 
 Judgement = Literal["right", "wrong", "failed", "pending", "no_oracle", "unjudged"]
 """What becomes of a record with a right answer in one arm."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ARMS: Final = "arms"
 JUDGE: Final = "judge"
-_VERDICT: Final = "s2a_batch.judging:Verdict"
+_VERDICT: Final = "s2a_batch.compare.judging:Verdict"
 _FROM: Final = "rewrite.from: "
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Self
 from pydantic import BaseModel, ConfigDict
 
 from s2a_batch import linefiles, rundir
+from s2a_batch.compare.scoring import text_of
 from s2a_batch.errors import OutputError
-from s2a_batch.scoring import text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
