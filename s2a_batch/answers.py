@@ -182,8 +182,11 @@ def _from_class(name: str) -> type[BaseModel]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), attribute)
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            found.model_json_schema()
     except (Exception, SystemExit) as error:  # noqa: BLE001  a module of somebody else may raise anything while it is imported
-        raise JobError(f"answer.class = '{name}': {type(error).__name__}: {error}") from None
+        why = next(iter(str(error).splitlines()), "")
+        raise JobError(f"answer.class = '{name}': {type(error).__name__}: {why}") from None
     if not (isinstance(found, type) and issubclass(found, BaseModel)):
         raise JobError(f"answer.class = '{name}': not a pydantic model")
     return found

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 import instructor
@@ -177,7 +179,14 @@ def _fenced(text: str) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'reply'}: {e['msg']}" for e in error.errors()[:3])[:300]
-    return str(error)[:300] if isinstance(error, ResponseParsingError) else type(error).__name__
+    return str(error)[:300] if isinstance(error, ResponseParsingError) else _raised(error)
+
+
+def _raised(error: Exception) -> str:
+    """What a validator of the user's own class raised, and where; its text may hold anything."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {frames[-1].name} (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+    return f"{type(error).__name__}{where}, raised by the answer's class"
 
 
 def _kind(error: Exception) -> FailureKind:

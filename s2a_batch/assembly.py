@@ -16,9 +16,8 @@ from s2a_batch.answers import REWRITE_REPLIES, answer_model, with_reasoning
 from s2a_batch.asker import Asker
 from s2a_batch.budget import Meter, Spending
 from s2a_batch.client import Endpoint
-from s2a_batch.errors import JobError
+from s2a_batch.credentials import Secrets, secrets_of
 from s2a_batch.job import OPENAI_URL, is_embedded
-from s2a_batch.jobfile import Secrets, check_secrets, secrets_of
 from s2a_batch.limits import Limiter
 from s2a_batch.pipeline import Pipeline
 from s2a_batch.prices import prices_of
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     import anyio
     from pydantic import BaseModel
 
-    from s2a_batch.bounds import Limits
     from s2a_batch.job import Job, StageJob
     from s2a_batch.records import StageName, Status
     from s2a_batch.report import Tally
@@ -74,25 +72,6 @@ class _Shared:
 
     limiter: Limiter
     health: Health
-
-
-def check_setup(job: Job, environ: Mapping[str, str]) -> None:
-    """Look for all that can be known to be wrong before anything is sent, fetched or written.
-
-    Raises:
-        JobError: A key, a model file, the answer's type or a package is not as the job needs it.
-    """
-    answer_model(job.answer)
-    check_secrets(job, environ)
-    embedded.check(job)
-    prices_of(job)
-    shared: dict[tuple[str, str, str], Limits] = {}
-    for name, stage in job.stages().items():
-        here = _Place("", Secrets("", {}), str(stage.model))
-        account = (here if is_embedded(stage) else _remote(job, name, environ)).account()
-        limits = stage.limits or job.limits
-        if shared.setdefault(account, limits) != limits:
-            raise JobError(f"{name}.limits: both stages use one account and model, so they share [limits]")
 
 
 def _remote(job: Job, name: StageName, environ: Mapping[str, str]) -> _Place:

@@ -5,9 +5,10 @@ Knows pydantic. Invariant: every wait and every repetition has a bound, with its
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 _AUTO_MOST_OPEN: Final = 512
 _MOST_OPEN: Final = 10_000
@@ -15,10 +16,22 @@ _MOST_OPEN: Final = 10_000
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+def _takes_number(annotation: object) -> bool:
+    return annotation in (int, float) or any(_takes_number(part) for part in get_args(annotation))
+
+
 class Table(BaseModel):
     """Frozen, and closed to unknown keys: a typo is an error, never a silent default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: object, info: ValidationInfo) -> object:
+        """True is no 1: `max_requests = true` would stop a night after one request."""
+        if isinstance(value, bool) and _takes_number(cls.model_fields[str(info.field_name)].annotation):
+            raise PydanticCustomError("float_type", "true and false are no numbers")
+        return value
 
 
 def _open_requests(value: object) -> object:

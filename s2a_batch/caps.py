@@ -6,7 +6,7 @@ Knows pydantic. Invariants: nothing here can change an answer; wall-clock times 
 from __future__ import annotations
 
 import re
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -40,9 +40,16 @@ def moment(text: str, now: datetime) -> datetime:
 
 def _next(hour: time, now: datetime) -> datetime:
     today = now.astimezone(hour.tzinfo).date()
-    days = (datetime.combine(today + timedelta(days=n), hour) for n in range(3))
-    moments = [day if day.tzinfo is not None else day.astimezone() for day in days]
-    return next(found for found in moments if found > now)
+    moments = (_moments(datetime.combine(today + timedelta(days=n), hour)) for n in range(3))
+    return next(found for day in moments for found in day if found > now)
+
+
+def _moments(wall: datetime) -> list[datetime]:
+    """When the wall shows it: twice where clocks go back; where they skip it, an hour later on the wall."""
+    if wall.tzinfo is not None:
+        return [wall]
+    # Not wall.astimezone(), which takes a skipped time for one before the gap.
+    return [datetime.fromtimestamp(wall.replace(fold=fold).timestamp(), UTC).astimezone() for fold in (0, 1)]
 
 
 def _as_text(value: object) -> object:
@@ -56,7 +63,7 @@ def _checked(text: str) -> str:
 
 
 Until = Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked)]
-Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Dollars = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class Budget(Table):

@@ -6,6 +6,8 @@ Knows typer. Invariants: the only module that ends the process; commands import 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import io
 import os
@@ -13,12 +15,12 @@ import sys
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
 from s2a_batch import __version__, options
-from s2a_batch.errors import StopRun
+from s2a_batch.errors import StoppedEarly, StopRun
 
 if TYPE_CHECKING:
     from s2a_batch.display import Screen
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from s2a_batch.resume import Options
 
 _BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
+_UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
     name="s2a-batch",
@@ -41,6 +44,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; ends the process with an exit status of the README's table."""
     _speak_utf8()
+    os.umask(0o077)  # all that is written holds prompts; a umask of 0 opens it to all, one of 0177 locks us out
     try:
         app(standalone_mode=True)
     except StopRun as error:
@@ -50,9 +54,22 @@ def main() -> None:
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception:  # noqa: BLE001  the process's last line: a bug must not look like "some records failed"
-        traceback.print_exc()
-        sys.exit(_BUG_STATUS)
+    except Exception as error:  # noqa: BLE001  the process's last line: a bug must not look like "some records failed"
+        _end(error)
+
+
+def _end(error: Exception) -> NoReturn:
+    """Say what nobody else did, and exit: a file or stdout that cannot be used, or a bug."""
+    from s2a_batch.display import Screen
+    from s2a_batch.masking import Mask, secrets_in
+
+    if isinstance(error, OSError) and (error.errno in _UNWRITABLE or error.filename is not None):
+        place = "standard output cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
+        Screen().error(f"{place}: {error.strerror}")
+        sys.exit(StoppedEarly.exit_status)
+    with contextlib.suppress(OSError):
+        sys.stderr.write(Mask(secrets_in(os.environ)).text(traceback.format_exc()))
+    sys.exit(_BUG_STATUS)
 
 
 def _speak_utf8() -> None:
@@ -156,15 +173,16 @@ def estimate(  # noqa: PLR0913  the command's options
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
     table = options.table_of(places, open_requests) | options.answer_table(answer, choice, source)
     job = options.load_job(source, table, setting)
-    found = anyio.run(functools.partial(survey, job, limit=limit, retry_failed=retry_failed, fresh=fresh))
+    from s2a_batch.resume import Options
+
+    how = Options(limit, retry_failed=retry_failed, accept_changes=accept_changes, fresh=fresh)
+    found, screen = anyio.run(functools.partial(survey, job, how)), Screen(quiet=quiet)
     if sample is None:
         estimate = estimated(job, found)
     else:
-        from s2a_batch.resume import Options
-
         how = Options(sample, max(1, found.pending // sample), retry_failed, accept_changes, fresh)
-        estimate = _sampled(job, how, found, Screen(quiet=quiet))
-    sys.stdout.write((estimate.as_json() if as_json else estimate.as_text()) + "\n")
+        estimate = _sampled(job, how, found, screen)
+    screen.put(estimate.as_json() if as_json else estimate.as_text())
 
 
 @app.command()
@@ -189,7 +207,7 @@ def show(
     screen = Screen()
     for line in find(directory, record):
         if as_json:
-            sys.stdout.write(line.decode() + "\n")
+            screen.put(line.decode())
         else:
             screen.record(line, prompt_field(directory))
 
@@ -207,10 +225,11 @@ def verify(
     Exit status: 0 it holds, 1 something is missing, doubled or damaged,
     2 no run or no input there, 3 the input or the directory cannot be read to its end.
     """
+    from s2a_batch.display import Screen
     from s2a_batch.verify import verify as verify_run
 
     found = verify_run(directory, source)
-    sys.stdout.write((found.to_json() if as_json else found.to_text()) + "\n")
+    Screen().put(found.to_json() if as_json else found.to_text())
     raise typer.Exit(0 if found.holds else 1)
 
 
@@ -247,10 +266,43 @@ def compare(  # noqa: PLR0913  the command's options
     raise typer.Exit(exit_status)
 
 
+@app.command()
+def export(  # noqa: PLR0913  the command's options
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    output: options.ExportFile,
+    source: options.ExportInput = None,
+    form: options.ExportForm = None,
+    fields: options.ExportFields = None,
+    status: options.ExportStatus = "all",
+    pending: options.ExportPending = False,
+    without_check: options.WithoutCheck = None,
+    max_level: options.MaxLevel = None,
+    any_policy: options.AnyPolicy = False,
+    formulas: options.Formulas = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write the answers in the order of the input: JSON Lines, CSV, Parquet, or chats to train on.
+
+    Exit status: 0 written, 2 no run or no input there, or the file exists,
+    3 the input cannot be read to its end, or the file not be written.
+    """
+    from s2a_batch import export as exports
+    from s2a_batch.display import Screen
+
+    names = None if fields is None else tuple(name.strip() for name in fields.split(","))
+    without = frozenset(without_check or ())
+    how = exports.Options(form, names, status, pending, without, max_level, any_policy, formulas, force)
+    Screen(quiet=quiet).say(exports.export(directory, source, output, how).to_text())
+
+
 def _run(job: Job, how: Options, screen: Screen) -> int:
     """Run it, say how it ended, and return its exit status."""
+    from s2a_batch import credentials
     from s2a_batch.worker import run_job
 
+    for line in credentials.warnings(job):
+        screen.say(line)
     found = run_job(job, how, say=screen.say, watch=screen.watch)
     screen.finished(found, job.output)
     return found.exit_status
@@ -270,8 +322,11 @@ def _sampled(job: Job, how: Options, found: Survey, screen: Screen) -> Estimate:
 def _dry_run(job: Job, how: Options, screen: Screen) -> None:
     import anyio
 
+    from s2a_batch import credentials
     from s2a_batch.inspect import dry_run
 
+    for line in credentials.warnings(job):
+        screen.say(line)
     found = anyio.run(functools.partial(dry_run, job, how, os.environ))
     screen.preview(found, job.input)
     if found.cut_short:

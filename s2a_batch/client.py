@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, cast
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import anyio
 import openai
@@ -20,24 +21,25 @@ from openai.types.chat import ChatCompletion
 from pydantic import JsonValue
 
 from s2a_batch import faults
-from s2a_batch.errors import RequestRefused, TransientError, UnusableReply
-from s2a_batch.job import OPENAI_URL, masked_url
+from s2a_batch.errors import AttemptError, RequestRefused, S2AError, TransientError, UnusableReply
+from s2a_batch.job import OPENAI_URL
+from s2a_batch.masking import Mask, masked_url, secrets_in, secrets_in_url
 from s2a_batch.records import Usage
-from s2a_batch.transport import TooMuchError, http_client
+from s2a_batch.transport import BodyError, http_client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from pydantic import BaseModel
 
-    from s2a_batch.errors import AttemptError, FailureKind, S2AError
+    from s2a_batch.errors import FailureKind
 
 Request: TypeAlias = dict[str, JsonValue]
 """Parameters of a chat completion, by the API's names."""
 
 _CONNECT_S: Final = 10.0
 _MOST_TOKENS: Final = 10**9
-_SECRET_CHARS: Final = 5  # shorter ones, like the 'none' of keyless servers, stand in ordinary words
+_SAID_CHARS: Final = 8  # shorter prompts stand in ordinary words
 _LOUD: Final = {"openai": logging.WARNING, "httpx2": logging.WARNING, "httpcore2": logging.WARNING}
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
@@ -75,7 +77,7 @@ class Endpoint:
     """Sends requests to one endpoint with one key; use as an async context manager.
 
     Args:
-        base_url: Ends in /v1 for most servers.
+        base_url: Ends in /v1 for most servers; a query goes along with each request.
         api_key: Sent as bearer token; any text for servers that need none.
         headers: Further headers of each request.
         deadline_s: From sending to the last byte.
@@ -92,13 +94,15 @@ class Endpoint:
         connections: int,
     ) -> None:
         _silence()
+        parts = urlsplit(base_url)
         self._url = masked_url(base_url)
-        self._secrets = _spellings(api_key, *headers.values(), urlsplit(base_url).username, urlsplit(base_url).password)
+        self._mask = Mask([api_key, *headers.values(), *secrets_in_url(base_url), *secrets_in(os.environ)])
         self._deadline_s = deadline_s
         self._openai = openai.AsyncOpenAI(
-            base_url=base_url,
+            base_url=urlunsplit(parts._replace(query="", fragment="")),
             api_key=api_key,
             default_headers=headers,
+            default_query=dict(parse_qsl(parts.query, keep_blank_values=True)),
             max_retries=0,
             timeout=openai.Timeout(deadline_s, connect=min(_CONNECT_S, deadline_s)),
             http_client=http_client(base_url, connections),
@@ -128,17 +132,25 @@ class Endpoint:
             StopRun: The account or the endpoint refuses everything.
         """
         try:
+            return await self._send(request)
+        except S2AError as error:
+            _mask(error, self._mask)
+            raise
+
+    async def _send(self, request: Request) -> Reply:
+        status = 200
+        try:
             with anyio.fail_after(self._deadline_s):
                 raw = await self._create(**request)
+            status = raw.status_code
             found = raw.parse()
         except (TimeoutError, openai.APITimeoutError):
             raise TransientError("timeout", f"no complete reply within {self._deadline_s:g} s") from None
         except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, TooMuchError):
-                raise TransientError("not_an_answer", f"HTTP 200, and {error.__cause__}") from None
-            raise TransientError(
-                "connection", self._scrub(f"{self._url}: connection failed ({_root(error)})")[:220]
-            ) from None
+            if isinstance(error.__cause__, BodyError):
+                raise TransientError("not_an_answer", f"a reply came, and {error.__cause__}") from None
+            why = self._mask.text(f"{self._url}: connection failed ({_root(error)})")[:220]
+            raise TransientError("connection", why) from None
         except openai.APIStatusError as error:
             raise self._refusal(error, request) from None
         except UnicodeEncodeError:
@@ -146,14 +158,14 @@ class Endpoint:
                 "bad_request", "the messages hold half of a surrogate pair, which is no character"
             ) from None
         except (ValueError, RecursionError, openai.APIError) as error:
-            raise TransientError("not_an_answer", f"HTTP 200 with a broken body: {type(error).__name__}") from None
+            raise TransientError("not_an_answer", f"HTTP {status} with a broken body: {type(error).__name__}") from None
         return self._judged(found, raw.headers, raw.status_code, request)
 
     def _refusal(self, error: openai.APIStatusError, request: Request) -> S2AError:
         return faults.from_status(
             error.status_code,
             error.response.headers,
-            self._scrub(error.response.text),
+            _unsaid(self._mask.text(error.response.text), request),
             now=datetime.now(UTC),
             model=str(request.get("model")),
             url=self._url,
@@ -161,14 +173,14 @@ class Endpoint:
 
     def _judged(self, found: object, headers: Mapping[str, str], status: int, request: Request) -> Reply:
         """A reply that holds an answer, or the error that says why it does not."""
-        request_id = self._scrub(headers["x-request-id"]) if "x-request-id" in headers else None
+        request_id = self._mask.message(headers["x-request-id"]) if "x-request-id" in headers else None
         if not isinstance(found, ChatCompletion):
-            start = self._scrub(_plain(" ".join(str(found).split())))[:120]
+            start = _unsaid(self._mask.text(_plain(" ".join(str(found).split()))), request)[:120]
             message = f"HTTP {status} with {headers.get('content-type', 'no content type')} in place of JSON: {start}"
             raise TransientError("not_an_answer", message, status=status, request_id=request_id)
         extra = found.model_extra or {}
         if not found.choices and extra.get("error"):
-            error = json.loads(self._scrub(json.dumps(extra["error"])))
+            error = json.loads(_unsaid(self._mask.text(json.dumps(extra["error"])), request))
             now = datetime.now(UTC)
             raise faults.from_error_body(error, headers, now=now, model=str(request.get("model")), url=self._url)
         try:
@@ -184,9 +196,9 @@ class Endpoint:
         tool = message.tool_calls[0] if message.tool_calls else None
         usage, found.usage = _usage(found), None  # instructor would write running totals into it
         if tool is not None and tool.type == "function":
-            text = tool.function.arguments = self._scrub(_plain(tool.function.arguments))
+            text = tool.function.arguments = self._mask.reply(_plain(tool.function.arguments))
         else:
-            text = message.content = self._scrub(_plain(_joined(message.content)))
+            text = message.content = self._mask.reply(_plain(_joined(message.content)))
 
         def failed(error: type[AttemptError], kind: FailureKind, why: str, reply: object) -> AttemptError:
             kept = _plain(str(reply)) or None
@@ -206,14 +218,17 @@ class Endpoint:
                 why = "the reply holds reasoning and no answer; raise max_tokens"
                 raise failed(UnusableReply, "only_reasoning", why, thoughts)
             raise failed(TransientError, "empty_answer", "the reply is empty", "")
-        reason = None if choice.finish_reason is None else _plain(str(choice.finish_reason))
-        model = _plain(str(found.model or ""))
+        reason = None if choice.finish_reason is None else self._mask.message(_plain(str(choice.finish_reason)))
+        model = self._mask.message(_plain(str(found.model or "")))
         return Reply(text, model, reason, usage, request_id, status, headers, completion=found)
 
-    def _scrub(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+
+def _mask(error: S2AError, mask: Mask) -> None:
+    """Take secrets out of all that an error carries."""
+    error.args = (mask.message(str(error)),)
+    if isinstance(error, AttemptError):
+        error.request_id = None if error.request_id is None else mask.message(_plain(error.request_id))
+        error.reply = None if error.reply is None else mask.reply(error.reply)
 
 
 def strict_schema(model: type[BaseModel]) -> dict[str, JsonValue]:
@@ -260,12 +275,16 @@ def _plain(text: str) -> str:
     return _SURROGATES.sub("\ufffd", text)
 
 
-def _spellings(*secrets: str | None) -> list[str]:
-    """Each secret, and each word of it, as servers may repeat it: as it is, or in a URL, in JSON; longest first."""
-    words = {word for secret in secrets if secret for word in (secret, *secret.split())}
-    words |= {unquote(word) for word in words} | {quote(word, safe="") for word in words}
-    words |= {json.dumps(word)[1:-1] for word in words} | {word.replace("/", "\\/") for word in words}
-    return sorted((word for word in words if len(word) >= _SECRET_CHARS), key=len, reverse=True)
+def _unsaid(text: str, request: Request) -> str:
+    """A server's words without the messages that they repeat: a prompt belongs in no error, and must not judge one."""
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        said = message.get("content") if isinstance(message, dict) else None
+        if isinstance(said, str) and len(said) >= _SAID_CHARS:
+            ways = {said, json.dumps(said)[1:-1], json.dumps(said, ensure_ascii=False)[1:-1], repr(said)[1:-1]}
+            for way in sorted(ways | {json.dumps(way)[1:-1] for way in ways}, key=len, reverse=True):
+                text = text.replace(way, "[the prompt]")
+    return text
 
 
 def _reasoning(extra: Mapping[str, object]) -> str:

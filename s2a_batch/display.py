@@ -44,9 +44,18 @@ class Screen:
         # FORCE_COLOR of a CI would have rich draw its live display into a log; None streams are closed ones.
         colour: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
         tty = [stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr)]
-        self.out = Console(highlight=False, soft_wrap=not tty[0], force_terminal=tty[0], color_system=colour)
+        self.out = _Out(highlight=False, soft_wrap=not tty[0], force_terminal=tty[0], color_system=colour)
         self.err = _Err(stderr=True, highlight=False, soft_wrap=True, force_terminal=tty[1], color_system=colour)
         self._quiet = quiet
+
+    def put(self, text: str) -> None:
+        """Data on stdout, as it is; a reader that has gone is no fault."""
+        if sys.stdout is not None and not self.out.quiet:
+            try:
+                sys.stdout.write(text + "\n")
+                sys.stdout.flush()
+            except BrokenPipeError:
+                self.out.on_broken_pipe()
 
     def say(self, text: str) -> None:
         """One line on stderr."""
@@ -87,8 +96,8 @@ class Screen:
             self._note(Text(_tame(f"{path} line {number}: {message}")))
         if more := found.bad.total() - len(found.samples):
             self._note(Text(f"and {more} more"))
-        bad = f", {found.bad.total()} bad ({_kinds(found.bad)})" if found.bad else ""
-        counts = f"{found.lines} lines: {found.pending} pending, {found.done} done{bad}"
+        counts = f"{found.lines} lines: {found.pending} pending, {found.done} done"
+        counts += f", {found.bad.total()} bad ({_kinds(found.bad)})" if found.bad else ""
         asked = f"about {found.requests} requests, about {_tokens(found.prompt_tokens)} of prompts"
         self.out.print(Text(f"{counts}; {asked}"))
         if found.cut_short:
@@ -100,10 +109,13 @@ class Screen:
         rows = [f"{directory}: {state}; {found.answered} answered, {found.failed} failed"]
         if found.waiting:
             rows.append(f"{found.waiting} finished rewrites wait for their answer")
+        last = found.manifest.get("summary")
+        summary = _summary(last) if isinstance(last, dict) else None
         if not found.running:
-            last = found.manifest.get("summary")
-            summary = _summary(last) if isinstance(last, dict) else None
-            rows += [_KILLED] if summary is None else [*_account(summary), *_reason(summary), *_remedies(summary)]
+            rows += [] if summary is None else [*_account(summary), *_reason(summary), _ended(found)]
+        rows += _in_all(found)
+        if not found.running:
+            rows += [_KILLED] if summary is None else _remedies(summary)
             rows += _failures(directory, found.failed)
         self.out.print(Text(_tame("\n".join(rows))))
 
@@ -131,6 +143,14 @@ class Screen:
     def _part(self, title: str, body: RenderableType) -> None:
         self.out.print(Text(title, style="bold"))
         self.out.print(body)
+
+
+class _Out(Console):
+    """Stdout; when its reader has gone, as `head` does, it falls silent: the command's status stays what it is."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 class _Err(Console):
@@ -172,6 +192,21 @@ def _headline(summary: Summary) -> str:
     if summary.lines == 0:
         return "nothing to do, the input is empty"
     return "nothing to do" if summary.lines == summary.skipped else "done"
+
+
+def _ended(found: Standing) -> str:
+    return f"ended at {found.manifest.get('written_at')}"
+
+
+def _in_all(found: Standing) -> list[str]:
+    """What the executions used together that are over; nothing when there is none, or none is known."""
+    if (totals := found.totals) is None or not totals.executions:
+        return []
+    killed = f" ({totals.killed} killed, whose use is not known)" if totals.killed else ""
+    least = "at least " if totals.killed else ""
+    used = f"{least}{totals.requests} requests; {totals.input_tokens} tokens in, {totals.output_tokens} out"
+    which = "all executions before this one" if found.running else "all executions"
+    return [f"{which}: {totals.executions}{killed}; {used}; cost {dollars(totals.cost_usd)}"]
 
 
 def _by_signal(summary: Summary) -> bool:

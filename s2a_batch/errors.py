@@ -153,7 +153,25 @@ class AttemptError(S2AError):
 
 
 class TransientError(AttemptError):
-    """Connection, time-out, overload, or a 200 that is no answer: worth another attempt."""
+    """Connection, time-out, overload, or a 200 that is no answer: worth another attempt.
+
+    Attributes:
+        retry_after_s: Seconds that the server asked this request to wait, None when it named no usable wait.
+    """
+
+    def __init__(  # noqa: PLR0913  one attempt's whole story
+        self,
+        kind: FailureKind,
+        message: str,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        reply: str | None = None,
+        usage: dict[str, int | None] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(kind, message, status=status, request_id=request_id, reply=reply, usage=usage)
+        self.retry_after_s = retry_after_s
 
 
 class RateLimitedError(AttemptError):

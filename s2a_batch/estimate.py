@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import linefiles, prompts, rundir, source
+from s2a_batch import prompts, setup, source
 from s2a_batch.answers import RewriteReply, answer_model
 from s2a_batch.figures import Estimate, Range, StageEstimate, added, most
 from s2a_batch.job import OPENAI_URL, is_embedded
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from s2a_batch.job import AnswerJob, Job, StageJob
     from s2a_batch.prices import CostOf
     from s2a_batch.records import StageName
+    from s2a_batch.resume import Options
 
 
 # English words have 4 to 5 letters a token, digits and marks are one each or join by three; other scripts go from 3.5
@@ -90,26 +91,24 @@ class Survey:
             self.rewritten += tokens
 
 
-async def survey(job: Job, *, limit: int | None, retry_failed: bool, fresh: bool) -> Survey:
-    """Read the input as a run would; sends and writes nothing.
+async def survey(job: Job, options: Options) -> Survey:
+    """Read the input as a run of these options would, up to their limit; sends and writes nothing.
 
-    Args:
-        job: What to run.
-        limit: Stop after this many pending records; None: read all.
-        retry_failed: Dead letters are pending.
-        fresh: All is pending, whatever lies in the output directory.
+    Raises:
+        JobError: A run would refuse to go on with changed settings.
+        InputError: The input cannot be read to its end.
     """
     found = Survey()
+    setup.check_changes(job, options)
     with KeyIndex() as keys:
-        if not fresh:
-            _read_done(job, keys, retry_failed=retry_failed)
+        setup.read_done(job, options, keys)
         async with aclosing(source.records(job.input, job.fields, keys)) as records:
             async for record in records:
                 if isinstance(record, Known):
                     found.lines += record.lines
                     found.done += record.lines
                     continue
-                if found.pending == limit:
+                if found.pending == options.limit:
                     break
                 found.lines += 1
                 if isinstance(record, BadLine):
@@ -117,13 +116,6 @@ async def survey(job: Job, *, limit: int | None, retry_failed: bool, fresh: bool
                 else:
                     found.add(record.prompt, has_rewrite=keys.rewrite_offset(record.key) is not None)
     return found
-
-
-def _read_done(job: Job, keys: KeyIndex, *, retry_failed: bool) -> None:
-    names = [rundir.RESULTS] if retry_failed else [rundir.RESULTS, rundir.DEAD_LETTERS]
-    for name in [*names, rundir.REWRITES] if job.only else names:
-        keys.add_done((key for key, _ in linefiles.scan(job.output / name)), "answered")
-    keys.add_rewrites(linefiles.scan(job.output / rundir.REWRITES))
 
 
 def estimate(job: Job, found: Survey) -> Estimate:
@@ -219,7 +211,7 @@ def _seconds(job: Job, stages: dict[StageName, StageEstimate]) -> Range | None:
     """The slowest of the accounts: each works under its own limits, beside the others."""
     accounts: dict[tuple[str | None, ...], list[StageName]] = {}
     for name, stage in job.stages().items():
-        place = (stage.base_url or OPENAI_URL, stage.api_key_env, stage.model)
+        place = (stage.base_url or OPENAI_URL, stage.api_key_env or str(stage.api_key_file), stage.model)
         accounts.setdefault(place, []).append(name)
     found = [_account_s(job, [(job.stages()[name], stages[name]) for name in names]) for names in accounts.values()]
     known = [seconds for seconds in found if seconds is not None]

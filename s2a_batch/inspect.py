@@ -11,13 +11,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import embedded, linefiles, resume, rundir, source
-from s2a_batch.answers import answer_model
+from s2a_batch import linefiles, resume, rundir, setup, source
 from s2a_batch.errors import InputError, JobError
-from s2a_batch.jobfile import check_secrets
 from s2a_batch.keys import KeyIndex
-from s2a_batch.prices import prices_of
-from s2a_batch.records import BadLine, Known
+from s2a_batch.records import BadLine, Known, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,11 +66,11 @@ async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Pre
     Raises:
         JobError: As a run would raise it.
     """
-    _check(job, options, environ)
+    setup.check_setup(job, environ)
+    setup.check_directory(job, options)
     found, chars, taken = Preview(), 0, 0
     with KeyIndex() as keys:
-        if not options.fresh:
-            _read_done(job, options, keys)
+        setup.read_done(job, options, keys)
         try:
             async with aclosing(source.records(job.input, job.fields, keys)) as records:
                 async for record in records:
@@ -97,32 +94,6 @@ async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Pre
     return found
 
 
-def _check(job: Job, options: Options, environ: Mapping[str, str]) -> None:
-    """What a run finds wrong before its first request, but for what only a lock or a model server can tell."""
-    settings = resume.settings_of(job)
-    answer_model(job.answer)
-    prices_of(job)
-    check_secrets(job, environ)
-    embedded.check(job)
-    rundir.RunDirectory(job.output).refuse_foreign_files()
-    if options.fresh or options.accept_changes:
-        return
-    if changed := resume.compare(rundir.read_manifest(job.output), settings, job.only):
-        rows = "\n  ".join(changed)
-        hint = "another output directory, --fresh to start anew here, or --accept-changes to go on"
-        raise JobError(f"{job.output}: was run with other settings:\n  {rows}\nhint: {hint}")
-
-
-def _read_done(job: Job, options: Options, keys: KeyIndex) -> None:
-    for name in (rundir.RESULTS, *(() if options.retry_failed else (rundir.DEAD_LETTERS,))):
-        keys.add_done((key for key, _ in linefiles.scan(job.output / name)), "answered")
-    rewrites = linefiles.scan(job.output / rundir.REWRITES)
-    if job.only:
-        keys.add_done((key for key, _ in rewrites), "rewritten")
-    else:
-        keys.add_rewrites(rewrites)
-
-
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How a run's directory stands.
@@ -131,6 +102,7 @@ class Standing:
         running: Whether a run holds it now.
         waiting: Finished rewrites that have no answer yet.
         manifest: What `run.json` says, of the last execution that came to an end.
+        totals: What all executions used that are over, killed ones but counted; None when `run.json` cannot tell.
     """
 
     running: bool
@@ -138,6 +110,7 @@ class Standing:
     failed: int
     waiting: int
     manifest: dict[str, JsonValue]
+    totals: Totals | None
 
 
 def standing(directory: Path) -> Standing:
@@ -148,7 +121,16 @@ def standing(directory: Path) -> Standing:
         keys.add_done((key for key, _ in linefiles.scan(directory / rundir.DEAD_LETTERS)), "failed")
         keys.add_rewrites(linefiles.scan(directory / rundir.REWRITES))
         done, waiting = keys.done(), keys.rewrite_count()
-    return Standing(rundir.is_locked(directory), done.get("answered", 0), done.get("failed", 0), waiting, manifest)
+    running = rundir.is_locked(directory)
+    answered, failed = done.get("answered", 0), done.get("failed", 0)
+    return Standing(running, answered, failed, waiting, manifest, _totals(manifest, running=running))
+
+
+def _totals(manifest: dict[str, JsonValue], *, running: bool) -> Totals | None:
+    try:
+        return Totals.model_validate(manifest["totals"]) if running else resume.totals_in(manifest)
+    except (KeyError, ValueError):
+        return None
 
 
 def find(directory: Path, wanted: str) -> list[bytes]:

@@ -1,25 +1,26 @@
 """The job: what to run, as frozen models with defaults, bounds and units.
 
-Knows pydantic. Invariants: a job holds no key, only the names of variables that hold keys; no model name is a default
-here; what can change an answer is in `settings()`, and nothing else is.
+Knows pydantic. Invariants: a job holds no key, only the names of variables and files that hold keys; no model name is a
+default here; what can change an answer is in `settings()`, and nothing else is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from s2a_batch.arms import Compare
 from s2a_batch.bounds import Limits, Retry, Table
 from s2a_batch.caps import Budget, Price
 from s2a_batch.errors import JobError
 from s2a_batch.forms import Fields
+from s2a_batch.freeform import Body, Headers, Variable
+from s2a_batch.masking import masked_url
 
 if TYPE_CHECKING:
     from s2a_batch.records import StageName
@@ -28,6 +29,8 @@ EMBEDDED: Final = "embedded"
 OPENAI_URL: Final = "https://api.openai.com/v1"
 OPENAI_KEY: Final = "OPENAI_API_KEY"
 _SHOWN_CHARS: Final = 60
+_KEY_PLACES: Final = frozenset({"api_key_env", "api_key_file"})
+_TWO_KEYS: Final = "give api_key_env or api_key_file, not both; one place holds the key"
 
 Mode = Literal["json_schema", "tools", "json", "md_json"]
 Preset = Literal["unbiased", "relevance", "question"]
@@ -35,31 +38,16 @@ Form = Literal["split", "single", "passages"]
 Policy = Literal["answer_anyway", "keep_original", "original", "fail"]
 Arm = Literal["s2a", "baseline", "instructed", "cot", "oracle"]
 AnswerType = Literal["text", "int", "float", "bool", "choice"]
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-def _variable(name: str) -> str:
-    if not _VARIABLE.fullmatch(name):
-        raise ValueError("this is no name of an environment variable; a job names the variable and never holds the key")
-    return name
-
-
-def _finite(body: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    json.dumps(body, allow_nan=False)
-    return body
-
-
-Variable = Annotated[str, AfterValidator(_variable)]
-Body = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 
 
 class StageJob(Table):
-    """What both stages have. A None of model, base_url, api_key_env is filled from the job's top level."""
+    """What both stages have. A None of model, base_url and the key's place is filled from the job's top level."""
 
     model: str | None = None
     base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
     api_key_env: Variable | None = None
-    headers_env: dict[str, Variable] = Field(default={}, description="Header name -> variable that holds its value.")
+    api_key_file: Path | None = Field(default=None, description="In place of api_key_env.")
+    headers_env: Headers = Field(default={}, description="Header name -> variable that holds its value.")
     mode: Mode = "json_schema"
     strict: bool = Field(default=True, description="Ask the server to hold the schema strictly.")
     temperature: float | None = Field(default=None, ge=0, le=2)
@@ -68,7 +56,7 @@ class StageJob(Table):
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
     max_chars: int | None = Field(default=None, ge=1, description="Bound on each text field, told to the server.")
-    extra_body: Body = Field(default={}, description="Further request fields, sent as they are.")
+    extra_body: Body = Field(default={}, description="Further request fields, sent as they are; none of ours.")
     instructions: str | None = Field(default=None, description="Replaces our wording of the stage's instructions.")
     examples: bool = Field(default=False, description="Send worked examples; small models need them.")
     open_requests: int | None = Field(default=None, ge=1, description="This stage's own cap; None: only the limits'.")
@@ -76,14 +64,16 @@ class StageJob(Table):
     price: Price | None = Field(default=None, description="In place of the job's and of the price list.")
 
     @model_validator(mode="after")
-    def _one_token_bound(self) -> StageJob:
+    def _one_of_two(self) -> StageJob:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("give max_tokens or max_completion_tokens, not both; servers take one of them")
+        if self.api_key_env is not None and self.api_key_file is not None:
+            raise ValueError(_TWO_KEYS)
         return self
 
     def settings(self) -> dict[str, JsonValue]:
         """What of this stage can change a result."""
-        places = {"base_url", "api_key_env", "headers_env", "open_requests", "limits", "price"}
+        places = {"base_url", "api_key_env", "api_key_file", "headers_env", "open_requests", "limits", "price"}
         found = self.model_dump(mode="json", by_alias=True, exclude=places)
         if _is_local(self.model):  # a model file counts by its name, wherever it lies
             found["model"] = Path(str(self.model)).name
@@ -136,6 +126,7 @@ class Job(Table):
     model: str | None = None
     base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
     api_key_env: Variable | None = None
+    api_key_file: Path | None = Field(default=None, description="In place of api_key_env.")
     only: Literal["rewrite"] | None = Field(default=None, description="Stop after this stage.")
     arm: Arm = Field(default="s2a", description="How records are answered; all but s2a in one stage.")
     decoding: Literal["paper"] | None = Field(default=None, description="Temperature 0.6 and top_p 0.9, as the paper.")
@@ -156,9 +147,11 @@ class Job(Table):
     @model_validator(mode="before")
     @classmethod
     def _fill_stages(cls, job: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """Hand the top level's model, base_url and api_key_env to each stage that does not set its own."""
+        """Hand the top level's model, base_url and place of the key to each stage that does not set its own."""
         filled = dict(job)
-        shared = {name: job[name] for name in ("model", "base_url", "api_key_env") if job.get(name) is not None}
+        shared = {name: job[name] for name in ("model", "base_url", *_KEY_PLACES) if job.get(name) is not None}
+        if shared.keys() >= _KEY_PLACES:
+            raise ValueError(_TWO_KEYS)
         decoding = _PAPER if job.get("decoding") == "paper" else {}
         for stage in ("rewrite", "answer"):
             table = job.get(stage, {})
@@ -235,6 +228,8 @@ def _inherited(table: dict[str, JsonValue], shared: dict[str, JsonValue]) -> dic
     """What a stage takes from the top level: a key never goes to an endpoint that it was not named for."""
     if "base_url" in table:
         return {name: shared[name] for name in ("model",) if name in shared}
+    if _KEY_PLACES & table.keys():
+        shared = {name: value for name, value in shared.items() if name not in _KEY_PLACES}
     return {} if _is_local(table.get("model")) else shared
 
 
@@ -267,12 +262,6 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise JobError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def masked_url(url: str) -> str:
-    """The URL without user, password and query, where keys may stand."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 def _check_url(name: str, url: str | None) -> None:

@@ -1,7 +1,7 @@
-"""A job file, or options of the command line, to a checked job; and the secrets that it names.
+"""A job file, or options of the command line, to a checked job.
 
 Knows tomllib. Invariants: every fault is named with file and key, and the near miss; relative paths in a job file are
-relative to that file; secrets come from the environment and live in no job.
+relative to that file.
 """
 
 from __future__ import annotations
@@ -9,25 +9,19 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import re
 import tomllib
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from s2a_batch.errors import JobError
-from s2a_batch.job import OPENAI_KEY, Job, is_embedded, read_bytes
+from s2a_batch.job import Job, read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from pydantic import JsonValue
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
-
-    from s2a_batch.records import StageName
 
 
 _MISSING: Final = {
@@ -86,58 +80,18 @@ def with_setting(table: dict[str, JsonValue], text: str) -> dict[str, JsonValue]
     return merge(table, found)
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
-    """What a stage sends and nobody may print."""
-
-    api_key: str = field(repr=False)
-    headers: dict[str, str] = field(repr=False)
-
-
-def secrets_of(job: Job, name: StageName, environ: Mapping[str, str]) -> Secrets:
-    """A stage's key and header values from the environment.
-
-    `OPENAI_API_KEY` goes to OpenAI and to the job's own base URL, as with the SDK; an endpoint that a stage has to
-    itself gets a key only when one is named for it.
-
-    Raises:
-        JobError: A named variable is not set, or OpenAI itself is asked and there is no key.
-    """
-    stage = job.rewrite if name == "rewrite" else job.answer
-    usual = OPENAI_KEY if stage.base_url in (None, job.base_url) else None
-    variable = stage.api_key_env or usual
-    key = environ.get(variable, "").strip() if variable else ""
-    if not key and (stage.api_key_env is not None or stage.base_url is None):
-        raise JobError(
-            f"{name}: the environment has no {variable}; hint: export {variable}=.. (a job file holds no keys)"
-        )
-    missing = [value for value in stage.headers_env.values() if not environ.get(value)]
-    if missing:
-        raise JobError(f"{name}.headers_env: the environment has no {', '.join(missing)}")
-    headers = {header: environ[value].strip() for header, value in stage.headers_env.items()}
-    for label, value in ((variable, key), *((stage.headers_env[header], value) for header, value in headers.items())):
-        if not (value.isascii() and value.isprintable()):
-            raise JobError(f"{name}: the value of {label} holds a character that no HTTP header can; was it pasted?")
-    if odd := [header for header in headers if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", header)]:
-        raise JobError(f"{name}.headers_env: {odd[0]!r} is no name of an HTTP header")
-    # The SDK insists on a key; servers without keys ignore it.
-    return Secrets(key or "none", headers)
-
-
-def check_secrets(job: Job, environ: Mapping[str, str]) -> None:
-    """Look up what every stage that runs will send; `JobError` names a variable that is not set."""
-    for name, stage in job.stages().items():
-        if not is_embedded(stage):
-            secrets_of(job, name, environ)
-
-
 def anchor(table: dict[str, JsonValue], folder: Path) -> None:
     """Make the paths of a job file relative to its directory."""
     answer, rewrite = table.get("answer"), table.get("rewrite")
-    for part, names in ((table, ("input", "output")), (answer, ("schema_file",))):
+    of_stage = ("api_key_file", "schema_file")
+    for part, names in (
+        (table, ("input", "output", "rewrites", "api_key_file")),
+        (rewrite, of_stage),
+        (answer, of_stage),
+    ):
         for name in names:
             if isinstance(part, dict) and isinstance(part.get(name), str):
-                part[name] = os.path.normpath(folder / str(part[name]))
+                part[name] = os.path.normpath(folder / Path(str(part[name])).expanduser())
     for part in (table, rewrite, answer):
         if isinstance(part, dict) and str(part.get("model", "")).endswith(".gguf"):
             part["model"] = os.path.normpath(folder / str(part["model"]))

@@ -92,9 +92,9 @@ class KeyIndex:
         """
         digest = line_hash(line)
         entry = self._done.find(digest)
-        if entry is not None and not self._done.is_met(entry):
-            self._done.meet(entry)
-            return digest.hex(), self._done.status(entry)
+        if entry is not None and not self._done.is_met(entry[0]):
+            self._done.meet(entry[0])
+            return digest.hex(), entry[1]
         occurrence = self._run(_MEET, (digest, 0 if entry is None else 1)).fetchone()[0]
         key = key_text(digest, occurrence)
         return key, self.done_as(key) if occurrence else None
@@ -102,9 +102,9 @@ class KeyIndex:
     def meet_key(self, key: bytes) -> bool:
         """Note a key (as text bytes) that was added as done as met; whether it had been."""
         entry = self._done.find(digest_of(key))
-        if entry is None or self._done.is_met(entry):
+        if entry is None or self._done.is_met(entry[0]):
             return entry is not None
-        self._done.meet(entry)
+        self._done.meet(entry[0])
         return False
 
     def begin_pass(self) -> None:
@@ -115,7 +115,7 @@ class KeyIndex:
     def done_as(self, key: str) -> Status | None:
         """What became of the record with this key; None when it is still to be done."""
         entry = self._done.find(digest_of(key.encode()))
-        return None if entry is None else self._done.status(entry)
+        return None if entry is None else entry[1]
 
     def is_met(self, key: bytes) -> bool:
         """Whether the line of this key (as text bytes) was met in this pass."""
@@ -127,8 +127,8 @@ class KeyIndex:
         row = self._run("SELECT n FROM seen WHERE hash = ?", (hashed,)).fetchone()
         if row is not None:
             return number <= int(row[0])
-        entry = self._done.find(hashed)
-        return number == 0 and entry is not None and self._done.is_met(entry)
+        entry = self._done.find(hashed) if len(hashed) == len(line_hash(b"")) else None
+        return number == 0 and entry is not None and self._done.is_met(entry[0])
 
     def add_rewrites(self, rewrites: Iterable[tuple[bytes, int]]) -> None:
         """Note finished rewrites (key as text bytes, byte offset of their line) of records that are not done."""

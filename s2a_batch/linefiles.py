@@ -32,21 +32,22 @@ class DamagedLineError(Exception):
     """A line that was thought sound is not."""
 
 
-def lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Whole lines without their LF, each with the byte offset it begins at; a file that is not there has none."""
-    for at, block in _whole_lines(path, start):
+    for at, block in _whole_lines(path):
         offset = at
         for line in block[:-1].split(b"\n"):
             yield offset, line
             offset += len(line) + 1
 
 
-def scan(path: Path, *, strict: bool = False) -> Iterator[tuple[bytes, int]]:
+def scan(path: Path, *, strict: bool = False, parse_from: int | None = None) -> Iterator[tuple[bytes, int]]:
     """Key and byte offset of every sound line.
 
     Args:
         path: One of the line files.
         strict: Raise `DamagedLineError` at a line that is not sound, instead of passing over it.
+        parse_from: From this byte on a line must be strict JSON too; None: no line is parsed.
     """
     for offset, block in _whole_lines(path):
         # A look at both ends of each line in place costs half of what cutting the lines out does.
@@ -58,21 +59,22 @@ def scan(path: Path, *, strict: bool = False) -> Iterator[tuple[bytes, int]]:
                 and block[end - 1] == _BRACE
                 and not (zeros and block.find(b"\0", begin, end) >= 0)
             ):
+                if parse_from is not None and offset + begin >= parse_from and not whole(block[begin:end]):
+                    raise DamagedLineError
                 yield block[begin + _KEY_AT : block.index(b'"', begin + _KEY_AT)], offset + begin
             elif strict:
                 raise DamagedLineError
             begin = end + 1
 
 
-def _whole_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Blocks that end with a line's LF, each with the byte offset it begins at."""
-    offset, parts = start, list[bytes]()
+    offset, parts = 0, list[bytes]()
     try:
         file = path.open("rb", buffering=0)
     except FileNotFoundError:
         return
     with file:
-        file.seek(start)
         while block := file.read(_BLOCK_BYTES):
             end = block.rfind(b"\n") + 1
             if not end:
@@ -123,20 +125,18 @@ def mark(path: Path, size: int) -> str:
     return hashlib.blake2b(tail, digest_size=8).hexdigest() if sound else ""
 
 
-def repair(path: Path, sound_bytes: int) -> list[str]:
-    """Cut a torn tail and take out damaged lines; says what it did.
-
-    Args:
-        path: One of the line files; none is well, too.
-        sound_bytes: So much from its beginning is known to be whole lines.
-    """
-    return [*_cut_tail(path), *_drop_damaged(path, sound_bytes)] if path.exists() else []
+def repair(path: Path) -> list[str]:
+    """Cut a torn tail and take out damaged lines; says what it did. All of the file is parsed: 4 s for 1 M lines."""
+    return [*cut_tail(path), *_drop_damaged(path)]
 
 
 def sync(path: Path) -> None:
-    """Bring to the disk what a killed run wrote and did not sync."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+    """Bring a file to the disk, as a killed run left it, or a directory with the names in it."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def open_private(path: str, flags: int) -> int:
@@ -144,8 +144,10 @@ def open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _cut_tail(path: Path) -> list[str]:
+def cut_tail(path: Path) -> list[str]:
     """Cut what follows the last whole line: half a line of a kill, zeros of a power cut."""
+    if not path.exists():
+        return []
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
         keep = _end_of_last_line(file, size)
@@ -169,17 +171,18 @@ def _end_of_last_line(file: BinaryIO, size: int) -> int:
     return 0
 
 
-def _drop_damaged(path: Path, start: int) -> list[str]:
+def _drop_damaged(path: Path) -> list[str]:
     """Write the file anew without lines that are not whole, when there are any; those go to `damaged.bin`."""
-    damaged = sum(1 for _, line in lines(path, start) if not whole(line))
+    damaged = sum(1 for _, line in lines(path) if not whole(line))
     if not damaged:
         return []
     temporary = path.with_name(path.name + NEW)
     aside = path.with_name(DAMAGED)
     with open(temporary, "wb", opener=open_private) as file, open(aside, "ab", opener=open_private) as bad:
-        for offset, line in lines(path):
-            (file if offset < start or whole(line) else bad).write(line + b"\n")
+        for _, line in lines(path):
+            (file if whole(line) else bad).write(line + b"\n")
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    sync(path.parent)
     return [f"{path.name}: moved {damaged} damaged lines to {DAMAGED}; their records are pending again"]

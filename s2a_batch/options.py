@@ -6,7 +6,7 @@ Knows typer. Invariant: what an option says wins over the job file; importing th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -37,6 +37,29 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Take up dead 
 AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="Resume with changed settings.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start anew.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing when all is well.")]
+ExportInput = Annotated[
+    Path | None, typer.Argument(metavar="[INPUT]", help="The input; default: the one that run.json names.")
+]
+ExportFile = Annotated[Path, typer.Option("-o", "--output", help="A file to write; .gz packs it; '-': stdout.")]
+ExportForm = Annotated[
+    Literal["jsonl", "csv", "parquet", "chat"] | None,
+    typer.Option("--format", help="Default: as the file's name ends, else jsonl."),
+]
+ExportFields = Annotated[
+    str | None, typer.Option(metavar="A,B.C,..", help="Paths into the result line: id,answer.answer,input.topic.")
+]
+ExportStatus = Annotated[Literal["all", "answered", "failed", "rewritten"], typer.Option(help="Which results.")]
+ExportPending = Annotated[bool, typer.Option("--pending", "--all", help="Also lines that have no result yet.")]
+WithoutCheck = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Leave out records that have this check; repeat it.")
+]
+MaxLevel = Annotated[
+    Literal["info", "warn", "error"] | None,
+    typer.Option(help="Leave out records with a check above this level; of a chat the default is warn."),
+]
+AnyPolicy = Annotated[bool, typer.Option("--any-policy", help="In a chat also answers made by a policy.")]
+Formulas = Annotated[bool, typer.Option("--formulas", help="Leave cells that a spreadsheet would run as they are.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file when it exists.")]
 
 
 def table_of(places: Mapping[str, Path | str | None], open_requests: str | None) -> dict[str, JsonValue]:

@@ -109,11 +109,14 @@ class LearntRate:
     """The rate of a server that tells none: how many it took in the wait that it names, before it refused.
 
     Refused requests teach: what was answered of the window before the refusal is what the server takes in a window.
-    After a calm minute one more is tried; a refusal right after it doubles the time to the next trial.
+    A refusal with nothing answered before it is a storm and teaches nothing. A rate that fell to less than half is
+    tried again soon, in steps that double; what is refused then has really fallen. After a calm minute one more is
+    tried; a refusal right after it doubles the time to the next trial.
     """
 
     _CALM_S: Final = 60.0
     _LONGEST_CALM_S: Final = 960.0
+    _RECOVERY_WINDOWS: Final = 3
     _GROWTH: Final = 1.05
     _CUT: Final = 0.95
     _ON_THE_WAY_S: Final = 0.05
@@ -125,6 +128,10 @@ class LearntRate:
         self._refused: tuple[float, float] | None = None
         self._calm_s = self._CALM_S
         self._grow_at = float("inf")
+        self._good = 0.0
+        """What was once taken in a window, to go back to."""
+        self._held: float | None = None
+        """The limit before the last step of a recovery; None when it is over."""
 
     def answered(self, taken: Taken, now: float) -> None:
         """A request was answered; it reached the server some time between its start and now."""
@@ -140,22 +147,42 @@ class LearntRate:
         if self._refused is not None:
             self._learn(*self._refused, now)
         elif now >= self._grow_at and self.bucket.limit is not None:
-            self.bucket.limit = max(self.bucket.limit + 1, self.bucket.limit * self._GROWTH)
-            self._grow_at = now + self._calm_s
+            self._grow(self.bucket.limit, now)
         return self.bucket.delay_s(now, 1)
 
     def take(self, now: float) -> Taken:
         """One starts."""
         return self.bucket.take(now, 1)
 
+    def _grow(self, limit: float, now: float) -> None:
+        if limit < self._good:
+            self._held = limit
+            self.bucket.limit = min(self._good, 2 * limit)
+        else:
+            self._held = None
+            self.bucket.limit = max(limit + 1, limit * self._GROWTH)
+        self._grow_at = now + self._wait_s(self.bucket.limit)
+
+    def _wait_s(self, limit: float) -> float:
+        return self._RECOVERY_WINDOWS * self.bucket.window_s if limit < self._good else self._calm_s
+
     def _learn(self, refused_at: float, window_s: float, now: float) -> None:
         """Called when the pause is over, so that all that was open then has been answered or refused."""
         self._refused = None
         took = sum(1 for started in self._answered if refused_at - window_s < started <= refused_at)
-        known = self.bucket.limit if self.bucket.window_s == window_s else None
-        if known is not None:
+        if not took:
+            self._grow_at = max(self._grow_at, now + self._wait_s(self.bucket.limit or 0.0))
+            return
+        scale = window_s / self.bucket.window_s
+        known = None if self.bucket.limit is None else self.bucket.limit * scale
+        limit, self._good = float(took), self._good * scale
+        if known is None:
+            self._good = limit
+        elif self._held is not None:  # on the way back: it has really fallen
+            limit = self._good = max(1.0, self._held * scale)
+        elif took >= known / 2 and known >= self._good:  # a request too many, not another limit
             self._calm_s = min(2 * self._calm_s, self._LONGEST_CALM_S)
-            # Near what is known it was a request too many, not another limit.
-            took = took if took < known / 2 else int(min(known - 1, known * self._CUT))
-        self.bucket = Bucket(max(1, took), window_s, smooth=False)
-        self._grow_at = now + self._calm_s
+            limit = self._good = max(1.0, float(int(min(known - 1, known * self._CUT))))
+        self._held = None
+        self.bucket = Bucket(limit, window_s, smooth=False)
+        self._grow_at = now + self._wait_s(limit)

@@ -118,8 +118,12 @@ class Pipeline:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001  the one place that turns a record's bug into its dead letter
             where = traceback.extract_tb(error.__traceback__)[-1]
-            message = f"{type(error).__name__} in {where.name} (line {where.lineno}); please report it"
-            return draft.outcome("failed", error=draft.fault("bug", message))
+            what = f"{type(error).__name__} in {where.name} (line {where.lineno})"
+            if draft.stage is self._answer is not None and self._job.answer.class_ is not None:
+                return draft.outcome(
+                    "failed", error=draft.fault("invalid_reply", f"{what}, raised by the answer's class")
+                )
+            return draft.outcome("failed", error=draft.fault("bug", f"{what}; please report it"))
 
     async def _rewrite(self, draft: Draft, rewriting: Rewriting) -> None:
         """Ask for the rewrite and write it; when none can be had, the policy may go on without."""

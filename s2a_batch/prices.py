@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from s2a_batch.errors import JobError
-from s2a_batch.job import OPENAI_URL, is_embedded, masked_url
+from s2a_batch.job import OPENAI_URL, is_embedded
+from s2a_batch.masking import masked_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -75,7 +75,7 @@ class Resume:
         self.totals = Totals()
         self._settings = settings_of(job)
         self.fingerprint = fingerprint(self._settings)
-        self.rewrite_fingerprint = fingerprint(_rewrites(self._settings))
+        self.rewrite_fingerprint = fingerprint(rewrite_settings(self._settings))
 
     def prepare(self) -> int:
         """Repair, compare with what was run here before, learn what is done; returns how many records are.
@@ -97,7 +97,7 @@ class Resume:
         if aside is not None:
             self._say(f"the earlier run was set aside in {self.directory.path / aside}")
         self._settle()
-        for note in self.directory.repair():
+        for note in self.directory.cut_tails():
             self._say(note)
         if self._options.retry_failed and (aside := self.directory.set_dead_letters_aside()):
             self._say(f"failed records are pending again; their dead letters are kept in {aside}")
@@ -111,7 +111,7 @@ class Resume:
             return self.directory.read_done(self.keys, only_rewrite=only_rewrite)
         except DamagedLineError:
             self.keys.clear()
-            for note in self.directory.repair(trust=False):
+            for note in self.directory.repair():
                 self._say(note)
             return self.directory.read_done(self.keys, only_rewrite=only_rewrite)
 
@@ -191,7 +191,7 @@ def compare(manifest: Settings | None, settings: Settings, only: str | None) -> 
     if not old:
         return []
     if not _answers(old):  # rewrites alone lie there, and any answers may be made from them
-        new = _rewrites(new)
+        new = rewrite_settings(new)
     return changes(old, new)
 
 
@@ -200,7 +200,8 @@ def _settings_in(manifest: Settings | None) -> Settings:
     return found if isinstance(found, dict) else {}
 
 
-def _rewrites(settings: Settings) -> Settings:
+def rewrite_settings(settings: Settings) -> Settings:
+    """Those of them that can change a rewrite."""
     return {name: value for name, value in settings.items() if not name.startswith(_ANSWER)}
 
 

@@ -50,12 +50,16 @@ class RetryPolicy:
         )
 
     def _wait_s(self, state: RetryCallState) -> float:
-        """Full jitter (uniform between 0 and a bound that doubles); after a rate limit the limiter holds the wait."""
+        """Full jitter (uniform between 0 and a bound that doubles), on top of the wait that an overloaded server names.
+
+        After a rate limit the limiter holds the wait.
+        """
         error = _error(state)
         if isinstance(error, RateLimitedError) or _excused(error):
             return 0.0
         bound_s = self.bounds.backoff_s * 2.0 ** (state.attempt_number - 1)
-        return self.rng.uniform(0.0, min(self.bounds.max_backoff_s, bound_s))
+        named_s = (isinstance(error, TransientError) and error.retry_after_s) or 0.0
+        return min(named_s, self.bounds.max_wait_s) + self.rng.uniform(0.0, min(self.bounds.max_backoff_s, bound_s))
 
     def _spent(self, error: BaseException | None, made: int, seconds: float) -> bool:
         if _excused(error):
@@ -107,6 +111,9 @@ class Health:
     Args:
         patience: How many attempts may fail before the first one that succeeds; three times as many that may pass.
         max_wait_s: How long it may be gone, or answer with nothing but rate limits.
+
+    Attributes:
+        answers: How many attempts were answered.
     """
 
     # Records that fail one after the other, none answered between: so many make an outage. No connection is no
@@ -116,6 +123,7 @@ class Health:
     _PASSING_PATIENCE: Final = 3
 
     def __init__(self, patience: int = 8, max_wait_s: float = 600.0) -> None:
+        self.answers = 0
         self._patience = patience
         self._max_wait_s = max_wait_s
         self._failures = 0
@@ -127,6 +135,7 @@ class Health:
 
     def note_success(self) -> None:
         """An attempt was answered."""
+        self.answers += 1
         self._worked_at = anyio.current_time()
         self._bad_since = None
         self._unreached.clear()
@@ -178,9 +187,10 @@ class Health:
         self._failures += 1
         self._weight += 1 if error.kind in _PASSING else self._PASSING_PATIENCE
         if self._weight >= self._patience * self._PASSING_PATIENCE:
+            hint = "" if error.kind in _PASSING else " Does it take the job's model, mode and parameters?"
             raise EndpointError(
                 f"none of the first {self._failures} requests was answered; the last one: {error}; is the server up, "
-                "and base_url right?"
+                f"and base_url right?{hint}"
             )
 
     def _is_down(self, error: TransientError, record: int) -> bool:

@@ -21,6 +21,7 @@ from s2a_batch.errors import JobError, LockedError, OutputError
 from s2a_batch.linefiles import DAMAGED, NEW
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -64,33 +65,38 @@ class RunDirectory:
             holder = os.pread(self._lock_fd, 200, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._lock_fd)
             raise LockedError(f"{self.path}: another run holds it ({holder}); wait for it, or stop it")
-        # For people only: the kernel's lock decides, so what a killed run left in here never stands in the way.
-        os.ftruncate(self._lock_fd, 0)
-        os.pwrite(self._lock_fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._sign(f"process {os.getpid()} on {socket.gethostname()}\n")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._lock_fd is not None:
-            os.ftruncate(self._lock_fd, 0)
+            self._sign("")
             os.close(self._lock_fd)
 
-    def repair(self, *, trust: bool = True) -> list[str]:
-        """Cut torn tails and take out damaged lines, as a kill or a power cut leaves them; says what it did.
+    def _sign(self, text: str) -> None:
+        """Say in the lock who holds it. For people only: the kernel's lock decides, so a full disk is no matter."""
+        if self._lock_fd is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._lock_fd, 0)
+                os.pwrite(self._lock_fd, text.encode(), 0)
 
-        Args:
-            trust: Parse only what came after the last sync; else every line, which takes 8 s for 1 M.
-        """
-        notes = []
-        sound = self._sound_bytes() if trust else {}
+    def cut_tails(self) -> list[str]:
+        """Cut what a kill left unfinished, and bring to the disk what it wrote; says what it did."""
+        notes = [note for name in LINE_FILES for note in linefiles.cut_tail(self.path / name)]
+        synced = self._synced_bytes()
         for path in (self.path / name for name in LINE_FILES):
-            notes += linefiles.repair(path, sound.get(path.name, 0))
-            if path.exists() and path.stat().st_size > sound.get(path.name, 0):
+            if path.exists() and path.stat().st_size > synced.get(path.name, 0):
                 linefiles.sync(path)
+        return notes
+
+    def repair(self) -> list[str]:
+        """Parse all lines, cut torn tails and take out what a power cut damaged; says what it did."""
+        notes = [note for name in LINE_FILES for note in linefiles.repair(self.path / name)]
         self.note_synced()
         return notes
 
     def note_synced(self) -> None:
-        """Remember that the files, as they are now, are whole and on the disk; the next repair begins there."""
+        """Remember that the files, as they are, are whole and on the disk: so far the next resume parses nothing."""
         sizes = {p.name: p.stat().st_size for p in (self.path / name for name in LINE_FILES) if p.exists()}
         marks = {name: [size, linefiles.mark(self.path / name, size)] for name, size in sizes.items()}
         content = json.dumps(marks).ljust(_SYNCED_BYTES - 1) + "\n"
@@ -98,8 +104,8 @@ class RunDirectory:
         with contextlib.suppress(OSError), open(self.path / _SYNCED, "wb", opener=_in_place) as file:
             file.write(content.encode())
 
-    def _sound_bytes(self) -> dict[str, int]:
-        """How much of each file is known to be sound; a file that is not the one of then is left out."""
+    def _synced_bytes(self) -> dict[str, int]:
+        """How much of each file is known to be whole and on the disk; a file that is another one is left out."""
         try:
             found = json.loads((self.path / _SYNCED).read_bytes())
             return {
@@ -111,22 +117,27 @@ class RunDirectory:
             return {}
 
     def read_done(self, keys: KeyIndex, *, only_rewrite: bool) -> int:
-        """Fill the index from the files; returns how many records are done.
+        """Fill the index from the files, whose tails are cut; returns how many records are done.
 
         Args:
             keys: Filled with what became of each record, and where rewrites without an answer lie.
             only_rewrite: A finished rewrite is all that is wanted of a record.
 
         Raises:
-            DamagedLineError: A line that the repair did not parse is not sound: repair without trust, begin anew.
+            DamagedLineError: A line is not whole: `repair`, and begin anew with an empty index.
         """
-        results, dead_letters, rewrites = (linefiles.scan(self.path / name, strict=True) for name in LINE_FILES)
-        keys.add_done((key for key, _ in results), "answered")
-        keys.add_done((key for key, _ in dead_letters), "failed")
+        synced = self._synced_bytes()
+
+        def scan(name: str) -> Iterator[tuple[bytes, int]]:
+            return linefiles.scan(self.path / name, strict=True, parse_from=synced.get(name, 0))
+
+        keys.add_done((key for key, _ in scan(RESULTS)), "answered")
+        keys.add_done((key for key, _ in scan(DEAD_LETTERS)), "failed")
         if only_rewrite:
-            keys.add_done((key for key, _ in rewrites), "rewritten")
-        else:
-            keys.add_rewrites(rewrites)
+            keys.add_done((key for key, _ in scan(REWRITES)), "rewritten")
+        else:  # one that cannot be read when it is needed is asked for anew
+            keys.add_rewrites(linefiles.scan(self.path / REWRITES, strict=True))
+        self.note_synced()
         return sum(keys.done().values())
 
     def set_dead_letters_aside(self) -> str | None:
@@ -135,9 +146,9 @@ class RunDirectory:
         if not path.exists() or path.stat().st_size == 0:
             return None
         aside = self._free("dead_letters.{}.jsonl")
-        (self.path / _SYNCED).unlink(missing_ok=True)
+        linefiles.repair(path)
         path.rename(aside)
-        self.note_synced()
+        linefiles.sync(self.path)
         return aside.name
 
     def set_all_aside(self) -> str | None:
@@ -157,7 +168,10 @@ class RunDirectory:
             (self.path / _SYNCED).unlink(missing_ok=True)
             for path in self._files():
                 path.rename(half / path.name)
-            return half.rename(half.with_suffix("")).name
+            aside = half.rename(half.with_suffix(""))
+            linefiles.sync(aside)
+            linefiles.sync(self.path)
+            return aside.name
         return None
 
     def _files(self) -> list[Path]:
@@ -187,6 +201,7 @@ class RunDirectory:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path / MANIFEST)
+            linefiles.sync(self.path)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot write {MANIFEST}: {error.strerror}") from None
 
@@ -208,6 +223,10 @@ def _locked(fd: int) -> bool:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(pause_s)
+        except OSError as error:  # some network file systems
+            raise JobError(
+                f"the output directory's file system has no locks ({error.strerror}); put the output on a local disk"
+            ) from None
         else:
             return True
     return False
@@ -237,6 +256,8 @@ def is_locked(directory: Path) -> bool:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # where there are no locks there is no run
+        return False
     finally:
         os.close(fd)
     return False

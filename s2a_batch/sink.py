@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 
 from s2a_batch.errors import OutputError
-from s2a_batch.linefiles import open_private
+from s2a_batch.linefiles import open_private, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +94,7 @@ class Sink:
         try:
             async with AsyncExitStack() as stack:
                 files = {name: await self._open(stack, name) for name in self._names}
+                await anyio.to_thread.run_sync(sync, self._directory)
                 while self._queue or not self._closing:
                     await self._wait()
                     batch, self._queue = self._queue, []

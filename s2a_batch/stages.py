@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import anyio
 
 from s2a_batch import prompts
-from s2a_batch.errors import AttemptError, FailureKind, RateLimitedError, RecordError
+from s2a_batch.errors import AttemptError, FailureKind, RateLimitedError, RecordError, RequestRefused
 from s2a_batch.records import Attempt, Fault, Message, StageAudit, StageName, Usage
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _CHARS_PER_TOKEN: Final = 3.5
 _REPLY_TOKENS: Final = 256
+_MOST_REFUSALS: Final = 20
 
 
 class Client(Protocol):
@@ -54,6 +55,8 @@ class Trail:
     text: str = ""
     model_answered: str | None = None
     slot: Slot | None = None
+    refusals: int = 0
+    answers_seen: int = 0
 
     def __post_init__(self) -> None:
         self.free_at = self.started
@@ -69,6 +72,12 @@ class Trail:
         if self.slot is not None:
             self.slot.release()
             self.slot = None
+
+    def is_refused_alone(self, answers: int) -> bool:
+        """Count a rate limit; whether there were so many, each with answers to others before, that it is its own."""
+        self.refusals += answers > self.answers_seen
+        self.answers_seen = answers
+        return self.refusals >= _MOST_REFUSALS
 
     def counted(self) -> int:
         """Attempts that count against the bound: neither a rate limit nor an outage is the record's fault."""
@@ -177,6 +186,10 @@ class Stage:
             except AttemptError as error:
                 fault = error
                 error.excused = self.health.note_failure(error, id(trail))
+                if isinstance(error, RateLimitedError) and trail.is_refused_alone(self.health.answers):
+                    message = f"{error}; {trail.refusals} times, while others were answered"
+                    fault = RequestRefused("rate_limited", message, status=error.status, request_id=error.request_id)
+                    raise fault from None
                 raise
             finally:
                 self.tally.open -= 1

@@ -66,26 +66,27 @@ async def blocks_of_lines(path: Path, max_bytes: int) -> AsyncIterator[Lines]:
         JobError: The file is missing or no gzip.
         InputError: Reading failed midway; all complete lines before it were yielded.
     """
-    rest, long_bytes, start = b"", 0, 0
+    begun, begun_bytes, start = list[bytes](), 0, 0  # a line's pieces, joined once: it may go over many blocks
     async for block, end in _blocks(path):
         first, *others = block.split(b"\n")
-        carried, rest = len(rest) + long_bytes, rest + first
+        carried, begun_bytes = begun_bytes, begun_bytes + len(first)
+        begun.append(first)
         if others:
-            whole: list[bytes | LongLine] = [_line(rest, long_bytes, max_bytes)]
-            *more, rest = others
-            long_bytes = 0
-            whole += more if len(block) <= max_bytes else [_line(line, 0, max_bytes) for line in more]
+            *more, last = others
+            whole = [_line(begun, begun_bytes, max_bytes)]
+            whole += more if len(block) <= max_bytes else [_line([line], len(line), max_bytes) for line in more]
             yield Lines(whole, carried, len(block), start, end)
+            begun, begun_bytes = [last], len(last)
         start = end
-        if len(rest) + long_bytes > max_bytes:
-            long_bytes, rest = long_bytes + len(rest[_HEAD_BYTES:]), rest[:_HEAD_BYTES]
-    if rest:
-        yield Lines([_line(rest, long_bytes, max_bytes)], 0, 0, start, start, ended=False)
+        if begun_bytes > max_bytes:
+            begun = [b"".join(begun)[:_HEAD_BYTES]]
+    if begun_bytes:
+        yield Lines([_line(begun, begun_bytes, max_bytes)], 0, 0, start, start, ended=False)
 
 
-def _line(line: bytes, cut_bytes: int, max_bytes: int) -> bytes | LongLine:
-    size = cut_bytes + len(line)
-    return line if size <= max_bytes else LongLine(line[:_HEAD_BYTES], size)
+def _line(pieces: list[bytes], size_bytes: int, max_bytes: int) -> bytes | LongLine:
+    line = b"".join(pieces)
+    return line if size_bytes <= max_bytes else LongLine(line[:_HEAD_BYTES], size_bytes)
 
 
 async def _blocks(path: Path) -> AsyncIterator[tuple[bytes, int]]:

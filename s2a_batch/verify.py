@@ -7,6 +7,7 @@ on it changes nothing; memory does not grow with the files.
 from __future__ import annotations
 
 import json
+import os
 import re
 from contextlib import ExitStack, aclosing
 from dataclasses import asdict, dataclass, field
@@ -63,6 +64,7 @@ class Verdict:
 
     Attributes:
         running: A run holds the directory: it was looked at only, and more may have come since.
+        read_only: Nothing can be written there: it was looked at only.
         lines: Non-blank input lines.
         answered: Of these: with an answer; in a run that stops after stage 1, with a rewrite.
         failed: Of these: with a dead letter.
@@ -72,6 +74,7 @@ class Verdict:
     directory: str
     input: str
     running: bool = False
+    read_only: bool = False
     lines: int = 0
     answered: int = 0
     failed: int = 0
@@ -98,6 +101,8 @@ class Verdict:
                 more = [".."] if found.first and found.count > len(found.first) else []
                 rows.append(f"{found.count} {told} ({', '.join([*found.first, *more])})".removesuffix(" ()"))
         rows += [f"repaired: {note}" for note in self.repaired]
+        if self.read_only:
+            rows.append("nothing can be written there: nothing was repaired")
         if self.running:
             rows.append("a run holds the directory: nothing was repaired, and its unfinished records count as pending")
         return "\n".join(rows)
@@ -125,13 +130,15 @@ def verify(directory: Path, given: Path | None) -> Verdict:
     run = rundir.RunDirectory(directory)
     with ExitStack() as stack, KeyIndex() as keys:
         try:
-            stack.enter_context(run)
+            found.read_only = not os.access(directory, os.W_OK)
+            if not found.read_only:
+                stack.enter_context(run)
         except LockedError:
             found.running = True
         _read_results(directory, keys, found, only_rewrite=table.get("only") == "rewrite")
         _find_duplicates(directory, keys, found)
-        if not found.running and (found.findings["damaged"].count or found.findings["torn"].count):
-            found.repaired = run.repair(trust=False)
+        if not (found.running or found.read_only) and (found.findings["damaged"].count or found.findings["torn"].count):
+            found.repaired = run.repair()
         anyio.run(_read_input, path, keys, found)
         found.findings["rewrites_waiting"].count = keys.rewrite_count()
         if gone := sum(keys.done().values()) - found.answered - found.failed:

@@ -19,7 +19,7 @@ import anyio.abc
 import anyio.to_thread
 
 from s2a_batch import source
-from s2a_batch.assembly import Assembly, Parts, check_setup
+from s2a_batch.assembly import Assembly, Parts
 from s2a_batch.errors import BudgetError, Drained, OutputError, StopRun
 from s2a_batch.keys import KeyIndex
 from s2a_batch.records import BadLine, Known, Record
@@ -27,6 +27,7 @@ from s2a_batch.report import Tally
 from s2a_batch.resume import Resume, check_paths
 from s2a_batch.rewrites import FinishedRewrites
 from s2a_batch.rundir import FILES, LINE_FILES, RunDirectory
+from s2a_batch.setup import check_setup
 from s2a_batch.sink import Sink
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ class _Worker:
                     if self._met % self._options.every == 0:
                         self._taken += 1
                         yield record
-                if self._drain.is_set():
+                # A budget may have sufficed, which only a record that is still pending disproves.
+                if self._drain.is_set() and not (isinstance(self._fault, BudgetError) and self._signal is None):
                     return
         self._read_all = True
 

@@ -255,6 +255,17 @@ def test_a_name_that_is_no_class_is_a_fault_of_the_job(name: str) -> None:
         model_of(**{"class": name})
 
 
+def test_a_class_that_no_schema_can_describe_is_a_fault_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has to be told the shape; found later, it is a traceback in place of the first request."""
+    code = "import pydantic, typing\nclass Model(pydantic.BaseModel):\n    x: typing.Callable[[int], int]\n"
+    (tmp_path / "no_schema.py").write_text(code)
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    with pytest.raises(JobError, match=r"^answer\.class = 'no_schema:Model': PydanticInvalidForJsonSchema: .*$"):
+        model_of(**{"class": "no_schema:Model"})
+
+
 def test_a_rewrite_must_have_a_question_and_may_lack_a_context() -> None:
     """An empty question sent on is answered with an invention; a bare question has no context."""
     assert RewriteReply(relevant_context="", user_query="why?").relevant_context == ""

@@ -28,6 +28,7 @@ HOMES = {
     "typer": {"cli", "options"},
     "platformdirs": {"model_file"},
     "xllamacpp": {"embedded"},
+    "pyarrow": {"parquet"},
 }
 
 
@@ -109,7 +110,9 @@ def test_every_test_says_why_it_matters() -> None:
     assert not silent
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["estimate", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["estimate", "--help"], ["export", "--help"], ["--version"]]
+)
 def test_help_loads_no_sdk(arguments: list[str]) -> None:
     """The SDKs cost a second; whoever asks for help shall not wait for them."""
     done = subprocess.run(
@@ -125,6 +128,7 @@ def test_help_loads_no_sdk(arguments: list[str]) -> None:
         "s2a_batch.worker",
         "s2a_batch.job",
         "genai_prices",
+        "pyarrow",
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import anyio
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from s2a_batch.answers import IntAnswer, RewriteReply
 from s2a_batch.asker import Asker
@@ -357,3 +357,31 @@ async def test_thinking_alone_is_no_answer() -> None:
     with pytest.raises(UnusableReply, match="raise max_tokens") as caught:
         await Asked([{"content": "<think>Three and two.</think> "}]).ask("json_schema", model=None)
     assert (caught.value.kind, caught.value.reply) == ("only_reasoning", "<think>Three and two.</think> ")
+
+
+class Raises(BaseModel):
+    """An answer's class with a fault of its author's."""
+
+    answer: str
+
+    @field_validator("answer")
+    @classmethod
+    def look_up(cls, value: str) -> str:
+        """Know no answer, or the wrong thing of it."""
+        if value == "zero":
+            return str(1 / len(value[4:]))
+        known: dict[str, str] = {}
+        return known[value] if value == "key" else str(getattr(value, value))
+
+
+@pytest.mark.parametrize(
+    ("value", "raised"), [("zero", "ZeroDivisionError"), ("key", "KeyError"), ("nothing", "AttributeError")]
+)
+async def test_what_the_answers_class_raises_is_named_with_its_place(value: str, raised: str) -> None:
+    """The fault is in the user's own file: a request to report it to us would cost both of us a day."""
+    asked = Asked([{"content": json.dumps({"answer": value})}] * 2)
+    with pytest.raises(RecordError, match=rf"{raised} in look_up \(line \d+ of test_asker\.py\)") as caught:
+        await asked.ask("json_schema", model=Raises)
+    assert caught.value.kind == "invalid_reply"
+    assert "raised by the answer's class" in asked.invalid[0]
+    assert "report" not in str(caught.value)

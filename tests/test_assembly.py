@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from s2a_batch.assembly import Assembly, Parts, check_setup
+from s2a_batch.assembly import Assembly, Parts
 from s2a_batch.errors import Drained, EndpointError, JobError, StopRun
 from s2a_batch.report import Tally
 from s2a_batch.resume import Options
+from s2a_batch.setup import check_setup
 from s2a_batch.worker import Live, run_job
 from tests.fakes import a_job, a_record
 from tests.server import key_digest

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,29 +13,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2a_batch import prices
 from s2a_batch.bounds import Retry
 from s2a_batch.budget import Meter, Spending
-from s2a_batch.caps import Budget, Price, moment
+from s2a_batch.caps import Budget
 from s2a_batch.errors import (
     BudgetError,
     Drained,
     EndpointError,
-    JobError,
     RateLimitedError,
     RecordError,
     TransientError,
 )
-from s2a_batch.records import Totals, Usage
+from s2a_batch.records import Totals
 from s2a_batch.report import StageTally
 from s2a_batch.stages import Trail
-from tests.fakes import FakeClient, Scripted, a_job, a_limiter, a_stage, in_virtual_time, usage
+from tests.fakes import FakeClient, Scripted, a_limiter, a_stage, in_virtual_time, usage
 from tests.processes import JsonObject, read_lines, run, start, write_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from s2a_batch.job import Job
     from tests.server import Plan, Upstream
 
 ROOT = Path(__file__).parents[1]
@@ -236,58 +231,6 @@ def test_an_hour_that_is_over_sends_nothing(folder: Path, upstream: Callable[[Pl
     assert (done.status, up.stats().requests) == (3, 0)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("06:00Z", "2026-11-26T06:00:00+00:00"),
-        ("12:00Z", "2026-11-26T12:00:00+00:00"),
-        ("12:00:01Z", "2026-11-25T12:00:01+00:00"),
-        ("6:00+02:00", "2026-11-26T04:00:00+00:00"),
-        ("13:30+01:00", "2026-11-25T12:30:00+00:00"),
-        ("23:00-05:00", "2026-11-26T04:00:00+00:00"),
-        ("01:00+14:00", "2026-11-26T11:00:00+00:00"),
-        ("2026-12-01T06:00:00+01:00", "2026-12-01T05:00:00+00:00"),
-        ("2026-12-01 06:00Z", "2026-12-01T06:00:00+00:00"),
-    ],
-)
-def test_an_hour_is_the_next_such_hour(text: str, expected: str) -> None:
-    """An hour wrong by its zone or its day is a night lost, or a day of working into the office hours."""
-    assert moment(text, NOON) == datetime.fromisoformat(expected)
-
-
-def test_local_hours_follow_the_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the nights when clocks change, six is six on the wall, not six hours after midnight."""
-    monkeypatch.setenv("TZ", "Europe/Berlin")
-    time.tzset()
-    try:
-        before_spring = datetime(2026, 3, 28, 22, tzinfo=UTC)  # 23:00 on the wall, the night loses an hour
-        assert moment("06:00", before_spring) - before_spring == timedelta(hours=6)
-        before_autumn = datetime(2026, 10, 24, 21, tzinfo=UTC)
-        assert moment("06:00", before_autumn) - before_autumn == timedelta(hours=8)
-        assert moment("2026-12-01T06:00", NOON) == datetime(2026, 12, 1, 5, tzinfo=UTC)
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-@pytest.mark.parametrize("text", ["6", "25:00", "06:61", "2026-12-01", "tomorrow", "", "06:00+99:00", "0600"])
-def test_what_is_no_time_is_refused_before_anything_is_sent(folder: Path, text: str) -> None:
-    """A deadline that is misread is worse than none."""
-    done = run(folder, *RUN, *caps(f'until="{text}"'))
-    assert done.status == 2
-    assert "budget.until: expected a time" in done.err
-
-
-def test_toml_times_need_no_quotes(folder: Path) -> None:
-    """TOML has times of its own, and people write them."""
-    (folder / "job.toml").write_text(
-        'input = "in.jsonl"\noutput = "out"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
-        "[budget]\nuntil = 2026-12-01T06:00:00+01:00\n"
-    )
-    assert run(folder, "run", "job.toml", "--dry-run").status == 0
-    assert Budget.model_validate({"until": datetime(2026, 12, 1, 6, tzinfo=UTC).time()}).until == "06:00:00"
-
-
 async def until_stopped(spending: Spending, stage_waits: Callable[[], object], drain: anyio.Event) -> float:
     """When the budget stops, on a clock from 0; then drains as a worker does."""
     await spending.exhausted()
@@ -411,87 +354,3 @@ def test_totals_add_up_and_unknown_money_stays_unknown() -> None:
     """A sum over an unknown part is no sum."""
     totals = Totals(executions=1, requests=5, cost_usd=None)
     assert totals.plus(None) == Totals(executions=2, killed=1, requests=5, cost_usd=None)
-
-
-# --- prices
-
-
-def priced(job: Job, given: int, came: int, cached: int | None = None) -> float | None:
-    cost_of = prices.prices_of(job)["answer"]
-    used = Usage(input_tokens=given, output_tokens=came, cached_tokens=cached)
-    return None if cost_of is None else cost_of(used)
-
-
-def test_prices_come_from_the_stage_then_the_job_then_the_list() -> None:
-    """The contract's price is nearer to the bill than a list's."""
-    shared = {"usd_per_million_input": 1, "usd_per_million_output": 10}
-    own = {"usd_per_million_input": 2, "usd_per_million_output": 20, "usd_per_million_cached": 0.5}
-    million = 1_000_000
-    assert priced(a_job(price=shared), million, million, cached=million) == 11
-    assert priced(a_job(price=shared, answer={"price": own}), million, million, cached=million // 2) == 21.25
-    listed = priced(a_job(model="gpt-4o-mini", base_url="https://api.openai.com/v1"), 10_000, 1000)
-    assert listed is not None
-    assert 0 < listed < 1
-    assert priced(a_job(model="embedded", base_url=None), million, million) == 0
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8000/v1", "http://gateway/v1", "https://llm.example.org/v1"])
-def test_a_server_of_ones_own_has_no_list_price(url: str) -> None:
-    """It may serve a model by a famous name; a guessed price is a wrong bill, and 0 is one too."""
-    assert priced(a_job(model="gpt-4o-mini", base_url=url), 1000, 1000) is None
-
-
-def test_no_price_list_is_loaded_for_a_server_of_ones_own() -> None:
-    """It costs up to 0.3 s at the start of each run, for a look-up that can find nothing."""
-    code = (
-        "import sys; from tests.fakes import a_job; from s2a_batch.prices import prices_of; prices_of(a_job());"
-        "assert 'genai_prices' not in sys.modules; prices_of(a_job(base_url='https://api.openai.com/v1'));"
-        "assert 'genai_prices' in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_a_cached_count_beyond_the_input_breaks_nothing() -> None:
-    """Servers count strangely; a price must not turn a paid answer into a bug."""
-    job = a_job(model="gpt-4o-mini", base_url="https://api.openai.com/v1")
-    assert priced(job, 10, 1, cached=50) is not None
-    assert priced(a_job(price=Price(usd_per_million_input=1, usd_per_million_output=1).model_dump()), 10, 1, 50)
-
-
-def test_a_cap_on_money_without_a_price_is_refused_with_the_remedy(folder: Path) -> None:
-    """A cap that cannot be watched is a promise that cannot be kept."""
-    url = "http://user:secret-word@127.0.0.1:9/v1"
-    for more in ((), ("--dry-run",)):
-        done = run(folder, *RUN, "--base-url", url, *caps("max_cost_usd=5"), *more)
-        assert done.status == 2
-        assert "no price is known for the rewrite stage (m at http://127.0.0.1:9/v1)" in done.err
-        assert "[rewrite.price]" in done.err
-        assert "secret-word" not in done.err
-    with pytest.raises(JobError, match="answer stage"):
-        prices.prices_of(
-            a_job(
-                budget={"max_cost_usd": 1},
-                rewrite={"price": {"usd_per_million_input": 1, "usd_per_million_output": 1}},
-            )
-        )
-
-
-def test_cost_stands_beside_the_tokens_of_each_stage(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
-    """Which stage the money went to decides which model to change."""
-    up = upstream({"rules": [{"when": {"stage": "rewrite"}, "replies": [{"usage": usage(1000, 500)}]}]})
-    price = "{usd_per_million_input = 1.0, usd_per_million_output = 2.0}"
-    done = run(folder, *RUN, "--base-url", up.base_url, "--set", f"rewrite.price={price}")
-    assert done.status == 0
-    summary = manifest(folder)["summary"]
-    assert (summary["rewrite"]["cost_usd"], summary["answer"]["cost_usd"]) == (0.024, None)
-    assert manifest(folder)["totals"]["cost_usd"] is None
-    assert f"rewrite: {RECORDS} requests; 12000 tokens in, 6000 out; cost $0.0240" in done.err
-    assert "cost unknown" in done.err
-
-
-def test_budget_and_price_do_not_change_the_fingerprint() -> None:
-    """A larger budget must resume; it changes no answer."""
-    plain = a_job()
-    price = {"usd_per_million_input": 1, "usd_per_million_output": 1}
-    other = a_job(budget={"max_requests": 3, "until": "06:00"}, price=price, answer={"price": price})
-    assert plain.settings() == other.settings()

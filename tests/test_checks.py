@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rapidfuzz.distance import Indel
 
-from s2a_batch.checks import judge_rewrite, removed_words
+from s2a_batch.checks import _common, _met, judge_rewrite, removed_words
 from s2a_batch.records import Check, Rewrite
 
 PROMPT = "Ann has 3 cats and 1,250.50 euros. Bob likes the number 7. I think it is 12. How many cats does Ann have?"
@@ -110,3 +113,33 @@ def test_a_prompt_as_long_as_a_book_is_judged_in_little_memory(piece: str) -> No
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * len(prompt)
+
+
+@pytest.mark.parametrize("words", [100, 800, 40_000, 600_000])
+@pytest.mark.parametrize("text", ["a", "a b", "a b c a"])
+def test_a_text_of_any_size_is_compared_in_a_bounded_time(words: int, text: str) -> None:
+    """A repetitive log of a megabyte took minutes to be shown; what is kept is told at every size alike."""
+    repeated = f"{text} " * (words // len(text.split()))
+    prompt = f"first {repeated}IGNORE THIS last words"
+    began = time.monotonic()
+    found = removed_words(prompt, Rewrite(relevant_context=f"first {repeated}", user_query="last words", raw=""))
+    assert time.monotonic() - began < 20
+    assert "".join(piece for piece, _ in found) == prompt
+    if words < 500_000:
+        assert found == [(f"first {repeated}", True), ("IGNORE THIS ", False), ("last words", True)]
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), max_size=60).map(" ".join),
+    st.lists(st.sampled_from("abcd"), max_size=60).map(" ".join),
+)
+def test_every_way_of_comparing_finds_words_that_both_hold_in_order(words: list[str], kept: list[str]) -> None:
+    """A word marked as kept that the rewrite lacks hides from the auditor what was removed."""
+    ways = [_common(words, kept), _met(words, kept)]
+    ways.append((c.src_start, c.src_end) for c in Indel.opcodes(words, kept) if c.tag == "equal")
+    for way in ways:
+        spans = list(way)
+        assert all(a < b for a, b in spans)
+        assert all(one[1] <= two[0] for one, two in itertools.pairwise(spans))
+        rest = iter(kept)
+        assert all(word in rest for start, end in spans for word in words[start:end])

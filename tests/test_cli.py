@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from tests.processes import ROOT, RUN, read_lines, run, running, write_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.server import Plan, Reply, Upstream
 
@@ -117,13 +117,12 @@ def test_wrong_usage_is_told_with_status_2_and_nothing_written(folder: Path, arg
 def test_a_bug_has_a_status_of_its_own(folder: Path) -> None:
     """A script that takes status 1 for "some records failed" must not take a fault of the program for it."""
     (folder / "broken.py").write_text(
-        "import pydantic\n\nclass Answer(pydantic.BaseModel):\n    x: int\n\n"
-        "    @classmethod\n    def model_json_schema(cls, *args, **more):\n        raise ZeroDivisionError\n"
+        "import anyio, pydantic\n\nanyio.run = None\n\nclass Answer(pydantic.BaseModel):\n    x: int\n"
     )
     argv = ("in.jsonl", "-o", "out", "--model", "m", "--base-url", "http://127.0.0.1:9/v1")
     done = run(folder, "run", *argv, "--answer", "broken:Answer")
     assert done.status == 70
-    assert "ZeroDivisionError" in done.err
+    assert "TypeError" in done.err
 
 
 def test_a_missing_key_is_told_before_anything_is_sent(folder: Path) -> None:
@@ -227,3 +226,57 @@ def test_a_broken_input_is_reported_and_its_whole_lines_answered(
     assert done.status == 3
     assert "cut short" in done.err
     assert len(read_lines(folder / "out" / "results.jsonl")) == 4
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, upstream_process: Upstream) -> Path:
+    """A folder with a finished run, which no test changes."""
+    upstream_process.replan({})
+    work = tmp_path_factory.mktemp("finished") / "work"
+    work.mkdir()
+    write_input(work / "in.jsonl", range(4), "Is [[r-{n}]] right?" + " I think it is." * 9)
+    assert run(work, *RUN, "--base-url", upstream_process.base_url).status == 0
+    return work
+
+
+LOOKS = ["status out", "verify out --json", "show out line:1"]
+AHEAD = "in.jsonl -o out --model m --base-url http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize("words", [*LOOKS, f"estimate {AHEAD}", "--help"])
+def test_a_full_disk_behind_stdout_is_told_in_words(finished: Path, words: str) -> None:
+    """A report that was cut must not look whole, nor like a bug of ours, nor like records that failed."""
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "s2a_batch", *words.split()]
+        done = subprocess.run(command, cwd=finished, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr == "error: standard output cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("words", [*LOOKS, f"run {AHEAD} --dry-run"])
+def test_a_reader_that_goes_away_changes_no_status(finished: Path, words: str) -> None:
+    """`| head -1` is how people look; an error for it would end their scripts, and a verdict must stay a verdict."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "s2a_batch", *words.split()]
+    done = subprocess.run(command, cwd=finished, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_verdict_survives_its_reader(finished: Path, tmp_path: Path) -> None:
+    """A script that reads the first line of `verify` alone goes by its status."""
+    write_input(tmp_path / "more.jsonl", range(5), "Is [[r-{n}]] right?" + " I think it is." * 9)
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "s2a_batch", "verify", "out", str(tmp_path / "more.jsonl")]
+    assert subprocess.run(command, cwd=finished, stdout=writer, check=False).returncode == 1
+    os.close(writer)
+
+
+def test_a_file_of_a_run_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A disk that breaks is no fault of the program, and the file's name is what the person needs."""
+    (tmp_path / "out" / "results.jsonl").mkdir(parents=True)
+    (tmp_path / "out" / "run.json").write_text('{"s2a_batch": "0"}')
+    done = run(tmp_path, "status", "out")
+    assert (done.status, done.err) == (3, "error: out/results.jsonl: cannot be used: Is a directory\n")

@@ -30,7 +30,7 @@ def test_every_digest_is_found_with_its_best_status_and_no_other_is(
         best[digest] = min(status, best.get(digest, status), key=RANKS.index)
     for digest in [*asked, *best]:
         entry = index.find(digest)
-        assert (None if entry is None else index.status(entry)) == best.get(digest)
+        assert (None if entry is None else entry[1]) == best.get(digest)
     assert index.counts == {s: n for s in RANKS if (n := sum(found == s for found in best.values()))}
     index.close()
 
@@ -43,8 +43,8 @@ def test_each_entry_is_met_by_itself() -> None:
     for met in range(0, 40, 3):
         entry = index.find(digests[met])
         assert entry is not None
-        index.meet(entry)
-    found = [index.is_met(entry) for digest in digests if (entry := index.find(digest)) is not None]
+        index.meet(entry[0])
+    found = [index.is_met(entry[0]) for digest in digests if (entry := index.find(digest)) is not None]
     assert found == [n % 3 == 0 for n in range(40)]
     index.close()
 

@@ -13,6 +13,7 @@ import pytest
 
 from s2a_batch.estimate import Survey, estimate, survey, text_tokens
 from s2a_batch.figures import Range, clock, dollars, most
+from s2a_batch.resume import Options
 from s2a_batch.sample import _sum_of, student
 from tests.fakes import a_job, usage
 from tests.processes import JsonObject, read_lines, run, write_input
@@ -123,6 +124,26 @@ def test_dead_letters_are_pending_when_they_are_taken_up_again(
     assert failed > 0
     assert estimated(folder, *where)["pending"] == 0
     assert estimated(folder, *where, "--retry-failed")["pending"] == failed
+
+
+def test_rewrites_of_other_settings_are_made_again(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """Counted as paid, the first stage of a changed job looks free; it is half of the bill."""
+    up = upstream({})
+    where = ("--base-url", up.base_url, "-o", "out")
+    assert run(folder, "run", "in.jsonl", *MODEL, *where, "--only", "rewrite", "--limit", "18").status == 0
+    unchanged = ("--set", "answer.seed=1")
+    assert estimated(folder, *where, *unchanged)["stages"]["rewrite"]["requests"]["low"] == RECORDS - 18
+    changed = ("--set", "rewrite.seed=1")
+    refused = run(folder, "estimate", "in.jsonl", *MODEL, *where, *changed)
+    assert refused.status == 2, "as a run with these options"
+    assert "rewrite.seed: null -> 1" in refused.err
+    found = estimated(folder, *where, *changed, "--accept-changes")
+    preview = run(folder, "run", "in.jsonl", *MODEL, *where, *changed, "--accept-changes", "--dry-run").out
+    up.reset_stats()
+    assert run(folder, "run", "in.jsonl", *MODEL, *where, *changed, "--accept-changes").status == 0
+    asked = {name: stage["requests"]["low"] for name, stage in found["stages"].items()}
+    assert asked == up.stats().by_stage == {"rewrite": RECORDS, "answer": RECORDS}
+    assert f"about {2 * RECORDS} requests" in preview
 
 
 def test_the_tightest_limit_makes_the_time() -> None:
@@ -326,6 +347,6 @@ async def test_a_survey_counts_what_a_run_would_take_up(tmp_path: Path) -> None:
     """Equal lines are two records, blank ones none."""
     (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n\n{"prompt": "a"}\n{"prompt": ""}\n')
     job = a_job(input=tmp_path / "in.jsonl", output=tmp_path / "out")
-    found = await survey(job, limit=None, retry_failed=False, fresh=False)
+    found = await survey(job, Options())
     assert (found.lines, found.pending, found.bad, found.done) == (3, 2, 1, 0)
     assert not await anyio.Path(tmp_path / "out").exists()

@@ -262,3 +262,44 @@ def test_the_standing_of_a_stopped_run_says_why_and_what_to_do(
     assert gone[1].startswith("stopped: ")
     assert [line for line in gone if line.startswith("reason: ") and "401" in line]
     assert gone[-1] == f"when the reason is mended, {again}"
+
+
+def test_the_standing_adds_up_all_executions(tmp_path: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """A night of restarts is paid as a whole; the last execution alone may have done nothing."""
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "in.jsonl").write_text("\n".join(ROWS[:5]) + "\n", "utf-8")
+    prices = ("--set", "price.usd_per_million_input=100", "--set", "price.usd_per_million_output=0")
+    slow: Plan = {"rules": [{"when": {"contains": "[[r-5]]"}, "replies": [{"delay_s": 30}]}]}
+    up = upstream({})
+    call = ("run", "in.jsonl", "-o", "out", "--base-url", up.base_url, "--model", "m", *prices)
+    assert run(work, *call, "--limit", "2").status == 0
+    first = run(work, "status", "out").out
+    assert "all executions: 1; 4 requests; " in first
+    assert "\nended at 20" in first
+    assert "limit reached: 2 answered, 0 failed" in first
+    up.replan(slow)
+    with running(work, *call) as program:
+        up.wait_until(lambda stats: stats.answered == 8)
+        going = run(work, "status", "out").out
+        program.kill()
+    assert "out: running" in going
+    assert "all executions before this one: 1; 4 requests; " in going
+    killed = run(work, "status", "out").out
+    assert "all executions: 2 (1 killed, whose use is not known); at least 4 requests; " in killed
+    up.replan({})
+    assert run(work, *call).status == 0
+    assert run(work, *call).status == 0
+    totals = json.loads((work / "out" / "run.json").read_text())["totals"]
+    last = run(work, "status", "out").out
+    assert f"all executions: 4 (1 killed, whose use is not known); at least {totals['requests']} requests; " in last
+    assert f"{totals['input_tokens']} tokens in, {totals['output_tokens']} out; cost ${totals['cost_usd']:.4f}" in last
+    assert "nothing to do: 0 answered" in last
+
+
+def test_a_manifest_without_usable_totals_is_shown_all_the_same(tmp_path: Path) -> None:
+    """Another version's file, or one that somebody edited, must not hide how many records are done."""
+    for totals in ('{"executions": "many"}', "[]", "7"):
+        (tmp_path / "run.json").write_text('{"s2a_batch": "0", "summary": null, "totals": ' + totals + "}")
+        told = run(tmp_path, "status", ".")
+        assert (told.status, told.out.splitlines()[0]) == (0, ".: not running; 0 answered, 0 failed"), told.err

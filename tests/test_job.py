@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import JsonValue, ValidationError
 
 from s2a_batch.errors import JobError
-from s2a_batch.job import EMBEDDED, Job, StageJob, changes, fingerprint, is_embedded, masked_url
+from s2a_batch.job import EMBEDDED, Job, StageJob, changes, fingerprint, is_embedded
+from s2a_batch.masking import masked_url
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Job files and options: every fault is named with its place and its near miss, and secrets stay in the environment."""
+"""Job files and options: every fault is named with its place and its near miss."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from s2a_batch import jobfile
 from s2a_batch.errors import JobError
-from s2a_batch.job import OPENAI_KEY, Job
+from s2a_batch.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +66,8 @@ def fault(folder: Path, text: str) -> str:
         ('[rewrite]\ntemperature = "warm"', "rewrite.temperature: expected a number, found a text"),
         ("[rewrite]\nstrict = 7", "rewrite.strict: expected true or false, found a whole number"),
         ("[rewrite]\nmodel = [1]", "rewrite.model: expected a text, found a list"),
+        ("[budget]\nmax_requests = true", "budget.max_requests: expected a number, found true or false"),
+        ("[price]\nusd_per_million_input = 1e300", "or equal to 1000000000"),
         ('[answer]\nchoices = "a"', "answer.choices: expected a list, found a text"),
         ("[answer]\nschema_file = true", "answer.schema_file: expected a path, found true or false"),
         ('[answer]\nchoices = ["a"]', "answer: type = 'choice' and choices = [..] go together"),
@@ -201,63 +203,3 @@ def test_a_setting_with_a_wrong_key_is_named_like_any_other() -> None:
     table = jobfile.with_setting({"input": "a", "output": "b"}, "rewrite.temperaturex=0")
     with pytest.raises(JobError, match=r"command line: rewrite\.temperaturex: no such key; did you mean 'temperature'"):
         jobfile.build(table, "command line")
-
-
-def test_secrets_come_from_the_named_variables_and_are_not_shown() -> None:
-    """Whatever prints the job, a traceback included, must not print the key."""
-    stage: dict[str, JsonValue] = {
-        "model": "m",
-        "base_url": HERE,
-        "api_key_env": "MY_KEY",
-        "headers_env": {"X-Gateway": "GATEWAY"},
-    }
-    job = _asking(stage)
-    environ = {"MY_KEY": " keyZZ\n", "GATEWAY": "gateZZ", OPENAI_KEY: "otherZZ"}
-    found = jobfile.secrets_of(job, "answer", environ)
-    assert (found.api_key, found.headers) == ("keyZZ", {"X-Gateway": "gateZZ"})
-    assert "ZZ" not in repr(found) + str(found) + repr(job)
-
-
-@pytest.mark.parametrize(
-    ("stage", "words"),
-    [
-        ({"model": "m"}, OPENAI_KEY),
-        ({"model": "m", "api_key_env": "MY_KEY"}, "MY_KEY"),
-        ({"model": "m", "base_url": HERE, "api_key_env": "MY_KEY"}, "MY_KEY"),
-        ({"model": "m", "base_url": HERE, "headers_env": {"X-Gateway": "GATEWAY"}}, "GATEWAY"),
-    ],
-)
-@pytest.mark.parametrize("environ", [{}, {"MY_KEY": "", OPENAI_KEY: " ", "GATEWAY": ""}])
-def test_a_missing_secret_is_named_before_anything_is_sent(
-    stage: dict[str, JsonValue], words: str, environ: dict[str, str]
-) -> None:
-    """Cron knows none of the variables of a login shell; the message must say which one is missing, and for what."""
-    with pytest.raises(JobError, match=rf"answer.*the environment has no {words}"):
-        jobfile.secrets_of(_asking(stage), "answer", environ)
-
-
-def test_only_the_stages_that_send_something_need_their_secrets() -> None:
-    """A key for a stage that does not run, or that a local model serves, is nobody's business."""
-    table: dict[str, JsonValue] = {"input": "a", "output": "b", "answer": {"model": "m", "api_key_env": "MY_KEY"}}
-    with pytest.raises(JobError, match="answer: the environment has no MY_KEY"):
-        jobfile.check_secrets(jobfile.build(table, "here"), {})
-    jobfile.check_secrets(jobfile.build(table, "here"), {"MY_KEY": "k"})
-    jobfile.check_secrets(jobfile.build(table | {"only": "rewrite"}, "here"), {})
-
-
-def test_a_server_without_keys_needs_none() -> None:
-    """Local servers ask for no key, and nobody should have to invent one."""
-    assert jobfile.secrets_of(_asking({"model": "m", "base_url": HERE}), "answer", {}).api_key == "none"
-
-
-def test_the_usual_key_does_not_go_to_an_endpoint_that_a_stage_has_to_itself() -> None:
-    """Whoever puts a second server beside OpenAI must not hand it the key of the first without a word."""
-    environ = {OPENAI_KEY: "usualZZ"}
-    assert jobfile.secrets_of(_asking({"model": "m", "base_url": HERE}), "answer", environ).api_key == "none"
-    table: dict[str, JsonValue] = {"input": "a", "output": "b", "model": "m", "base_url": HERE}
-    assert jobfile.secrets_of(jobfile.build(table, "here"), "answer", environ).api_key == "usualZZ"
-
-
-def _asking(stage: dict[str, JsonValue]) -> Job:
-    """A job whose answer stage has its place to itself."""
-    return jobfile.build({"input": "a", "output": "b", "answer": stage}, "here")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2a_batch.pace import Bucket, LearntRate
+from s2a_batch.pace import Bucket, LearntRate, Taken
 
 
 def starts(bucket: Bucket, amounts: list[float]) -> list[float]:
@@ -116,3 +116,45 @@ def test_a_rate_that_fell_is_found_too() -> None:
     server.took.clear()
     server.run(40)
     assert len(server.refused) - refused <= 3
+
+
+def test_a_storm_that_refuses_everybody_teaches_nothing() -> None:
+    """A server that refuses all for some seconds is as fast again as before, not slow for the rest of the night."""
+    server = Server(LearntRate(), 200)
+    server.run(20)
+    for at in (19.9, 21.5, 23.0, 25.0):
+        server.rate.refused(at, 1.0)
+        server.rate.delay_s(at + 1.0)
+    assert server.rate.bucket.limit is not None
+    assert server.rate.bucket.limit >= 0.9 * 200
+
+
+def test_a_storm_that_lets_some_through_is_over_in_a_minute() -> None:
+    """The few that were answered in it are no limit."""
+    rate, taken = LearntRate(), [Taken(n / 100, 1) for n in range(1_000)]
+    for one in taken:
+        rate.answered(one, one.at)
+    rate.refused(10.0, 1.0)
+    rate.delay_s(11.0)
+    assert rate.bucket.limit == pytest.approx(100, abs=2)
+    for at in (12.0, 15.0):
+        rate.answered(Taken(at, 1), at)
+        rate.refused(at + 0.1, 1.0)
+        rate.delay_s(at + 1.1)
+    assert rate.bucket.limit is not None
+    assert rate.bucket.limit < 3
+    for second in range(17, 60):
+        rate.delay_s(float(second))
+    assert rate.bucket.limit >= 90
+
+
+def test_waits_of_other_lengths_keep_the_rate() -> None:
+    """Servers that count down name another wait each time; the same rate must come out of each."""
+    rate = LearntRate()
+    for n in range(3_000):
+        rate.answered(Taken(n / 50, 1), n / 50)
+    for retry_after, per_window in ((10.0, 500), (4.0, 200), (7.0, 350)):
+        rate.refused(60.0, retry_after)
+        rate.delay_s(70.0)
+        assert rate.bucket.window_s == retry_after
+        assert rate.bucket.limit == pytest.approx(per_window, rel=0.15)

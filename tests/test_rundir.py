@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from s2a_batch.errors import JobError, LockedError, OutputError
 from s2a_batch.keys import KeyIndex, key_text, line_hash
-from s2a_batch.linefiles import DAMAGED, scan
+from s2a_batch.linefiles import DAMAGED, DamagedLineError, scan
 from s2a_batch.records import BadLine, Outcome, RecordFault, result_line
 from s2a_batch.rundir import (
     DEAD_LETTERS,
@@ -275,3 +275,34 @@ def test_what_is_done_is_read_back_with_the_rewrites_that_wait(tmp_path: Path) -
         assert [keys.rewrite_offset(key.decode()) for key in KEYS] == [None, None, len(LINES[0] + LINES[1])]
     with RunDirectory(tmp_path) as run, KeyIndex() as keys:
         assert run.read_done(keys, only_rewrite=True) == 3
+
+
+def test_only_what_came_after_the_last_sync_is_parsed(tmp_path: Path) -> None:
+    """A million finished records must not be read as JSON each night; what nobody vouches for must be."""
+    path, long = tmp_path / RESULTS, b'"x":"' + b"y" * 5_000 + b'",'
+    lines = [line.replace(b'"line":', long + b'"line":') for line in LINES]
+    spoilt = lines[0].replace(b'"line":', b'"line"=')
+
+    def read() -> int:
+        with RunDirectory(tmp_path) as run, KeyIndex() as keys:
+            assert run.cut_tails() == []
+            return run.read_done(keys, only_rewrite=False)
+
+    path.write_bytes(b"".join(lines))
+    assert read() == 3
+    path.write_bytes(b"".join([spoilt, *lines[1:]]))
+    assert read() == 3, "its end is the one that was synced, so it is taken for the same"
+    path.write_bytes(b"".join([*lines[:2], spoilt]))
+    with pytest.raises(DamagedLineError):
+        read()
+    path.write_bytes(b"".join([spoilt, lines[1]]))
+    with pytest.raises(DamagedLineError):
+        read()
+    path.write_bytes(b"".join(lines[:2]))
+    assert read() == 2
+    path.write_bytes(b"".join([*lines[:2], spoilt]))
+    with pytest.raises(DamagedLineError):
+        read()
+    (tmp_path / ".synced").write_bytes(b"[" * 512)
+    path.write_bytes(b"".join(lines))
+    assert read() == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import subprocess
@@ -10,14 +11,17 @@ import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import anyio
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
 from s2a_batch.client import Endpoint
 from s2a_batch.errors import AttemptError, S2AError
-from tests.processes import ROOT
+from tests.processes import ROOT, run, write_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from s2a_batch.client import Request
     from tests import server
@@ -27,6 +31,8 @@ REQUEST: Request = {"model": "m1", "messages": [{"role": "user", "content": "[[r
 KEY = "sk-live/KEYZZ+1"
 HEADER = "Bearer HEADERZZ-22"
 PASSWORD = "PASS%40WORDZZ"  # noqa: S105  as it stands in a URL
+QUERY = "QUERYZZ-7"
+ORG = "orgZZ-1234"
 NEEDLES = ("KEYZZ", "HEADERZZ", "WORDZZ", "USERZZ")
 
 ECHOES: list[server.Reply] = [
@@ -147,3 +153,112 @@ def test_a_proxy_of_the_environment_is_used_for_other_machines(upstream: Callabl
     environ = {"HTTP_PROXY": proxy, "http_proxy": proxy, "NO_PROXY": "", "no_proxy": ""}
     assert child(environ, "http://host.invalid/v1").splitlines()[-3:] == ["True"] * 3
     assert up.stats().requests == 3
+
+
+# --- through the program itself
+
+ECHOED: list[server.Reply] = [
+    {"status": 503, "error": {"message": "x" * 260 + " " + KEY}},
+    {"status": 400, "error": {"message": f"no {KEY} or {ORG}"}, "headers": {"x-request-id": f"id {KEY}"}},
+    {"status": 400, "body": html.escape(f"<p>{HEADER} for USERZZ</p>"), "content_type": f"text/{KEY}"},
+    {"body": f"<p>login USERZZ:PASS@WORDZZ via PROXYZZ-9 {HEADER}</p>", "content_type": f"text/{KEY}"},
+    {"content": f"The key is {KEY}."},
+    {"finish_reason": "length", "content": f"The key is {KEY}"},
+    {"message": {"refusal": f"Not with {KEY}"}},
+    {"finish_reason": f"stop {KEY}"},
+    {"status": 401, "error": {"message": f"Incorrect API key {base64.b64encode(KEY.encode()).decode()}, {KEY[:13]}.."}},
+]
+
+
+@pytest.mark.parametrize("mode", ["0000", "0177"])
+def test_no_secret_leaves_the_program_whatever_comes_back(
+    tmp_path: Path, upstream: Callable[[Plan], Upstream], mode: str
+) -> None:
+    """All at once, as in a real night: files and screens are copied into tickets, with a key they are a bill."""
+    rules: list[server.Rule] = [
+        {"when": {"contains": f"[[r-{n}]]", "stage": "answer"}, "replies": [reply]} for n, reply in enumerate(ECHOED)
+    ]
+    up = upstream({"rules": rules})
+    work = tmp_path / "work"
+    work.mkdir()
+    write_input(work / "in.jsonl", range(len(ECHOED)))
+    (work / "key").write_text(KEY)
+    (work / "job.toml").write_text(
+        f'input = "in.jsonl"\noutput = "new/out"\nmodel = "m"\nbase_url = "{with_login(up.base_url)}"\n'
+        'api_key_file = "key"\n[limits]\nopen_requests = 1\n[retry]\nattempts = 1\n'
+        '[rewrite]\nheaders_env = {X-Gw = "GATEWAY"}\n[answer]\nheaders_env = {X-Gw = "GATEWAY"}\n'
+    )
+    environ = {
+        "GATEWAY": HEADER,
+        "OPENAI_ORG_ID": ORG,
+        "HTTPS_PROXY": "http://me:PROXYZZ-9@127.0.0.1:9",
+        "OPENAI_LOG": "debug",
+        "HTTPX_LOG_LEVEL": "trace",
+        "PYTHONPATH": str(ROOT),
+        "PATH": os.environ["PATH"],
+    }
+    said, statuses = "", list[int]()
+    for words in ("--dry-run", ""):
+        command = [sys.executable, "-m", "s2a_batch", "run", "job.toml", *words.split()]
+        done = subprocess.run(
+            command, cwd=work, env=environ, umask=int(mode, 8), capture_output=True, text=True, check=False
+        )
+        statuses.append(done.returncode)
+        said += done.stdout + done.stderr
+    assert statuses == [0, 3], said
+    for words in ("status new/out", "verify new/out", *(f"show new/out line:{n + 1}" for n in range(len(ECHOED)))):
+        looked = run(work, *words.split())
+        said += looked.out + looked.err
+    run(work, "run", "job.toml", "--fresh", environ=environ)
+    assert said.count("***") > len(ECHOED), said
+    for path in (work / "new").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+        said += path.read_text() if path.is_file() else ""
+    coded = [base64.b64encode(secret.encode()).decode().rstrip("=")[:-1] for secret in (KEY, HEADER, "USERZZ")]
+    assert [needle for needle in (*NEEDLES, "PROXYZZ", "QUERYZZ", "orgZZ", *coded) if needle in said] == []
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://me:PROXYZZ-9@host:port", "ftp://me:PROXYZZ-9@host", "http://me:PROXYZZ-9@[::1:9"]
+)
+def test_an_unusable_proxy_is_a_fault_of_the_set_up(tmp_path: Path, proxy: str) -> None:
+    """A traceback with the proxy's password in the cron mail, or a night of failed connections, helps nobody."""
+    write_input(tmp_path / "in.jsonl", range(1))
+    environ = {"HTTPS_PROXY": proxy, "OPENAI_API_KEY": KEY}
+    done = run(tmp_path, "run", "in.jsonl", "-o", "out", "--model", "m", environ=environ)
+    assert done.status == 2, done.err
+    assert "look at HTTP_PROXY" in done.err
+    assert "PROXYZZ" not in done.err
+
+
+@pytest.mark.anyio
+async def test_a_query_of_the_address_goes_along_with_each_request() -> None:
+    """Gateways take their key or version so; glued between address and path it makes another address."""
+    lines: list[bytes] = []
+
+    async def answer(stream: SocketStream) -> None:
+        lines.append((await stream.receive()).partition(b"\r\n")[0])
+        await stream.send(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await stream.aclose()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, answer)
+        url = f"http://127.0.0.1:{listener.extra_attributes[SocketAttribute.local_port]()}/v1?key=a%20b&v=2"
+        async with Endpoint(base_url=url, api_key=KEY, headers={}, deadline_s=5, connections=1) as client:
+            with pytest.raises(S2AError):
+                await client.send(REQUEST)
+        tasks.cancel_scope.cancel()
+    assert lines == [b"POST /v1/chat/completions?key=a+b&v=2 HTTP/1.1"]
+
+
+def test_a_key_in_the_address_is_masked_where_the_server_repeats_the_path(
+    tmp_path: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """A server that does not know a path quotes it, with the query and the key in that."""
+    write_input(tmp_path / "in.jsonl", range(1))
+    done = run(
+        tmp_path, "run", "in.jsonl", "-o", "out", "--model", "m", "--base-url", f"{upstream({}).base_url}?key={QUERY}"
+    )
+    assert done.status == 3
+    assert "/v1/chat/completions?key=***" in done.err
+    assert "QUERYZZ" not in done.err + (tmp_path / "out" / "run.json").read_text()

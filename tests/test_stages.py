@@ -393,3 +393,30 @@ async def test_a_run_that_raises_leaves_the_trail_so_far() -> None:
         "invalid_reply",
         "content_filter",
     ]
+
+
+async def test_a_record_that_alone_is_refused_is_given_up() -> None:
+    """Each of its rate limits holds up everybody; without a bound one strange record takes the night."""
+    refused = RateLimitedError("HTTP 429: busy", retry_after_s=1, status=429, request_id="req")
+    client = FakeClient(lambda request: refused if "poison" in str(request["messages"]) else {})
+    stage = a_stage(client)
+
+    async def answer_others() -> None:
+        while True:
+            (await run(stage)).release()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(answer_others)
+        trail = Trail(anyio.current_time())
+        with pytest.raises(RecordError, match="20 times, while others were answered") as caught:
+            await stage.run([{"role": "user", "content": "poison"}], trail)
+        tasks.cancel_scope.cancel()
+    assert (caught.value.kind, len(trail.attempts)) == ("rate_limited", 21), "before the first one nobody was answered"
+
+
+async def test_rate_limits_of_everybody_are_no_records_fault() -> None:
+    """A busy night must not lose records, however often they are refused."""
+    script: list[Scripted] = [RateLimitedError("HTTP 429: busy", retry_after_s=1) for _ in range(60)]
+    client = FakeClient([*script, {}])
+    trail = await run(a_stage(client, health=Health(max_wait_s=1e9)))
+    assert len(trail.attempts) == 61

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from s2a_batch.keys import line_hash
 from s2a_batch.linefiles import key_of
-from s2a_batch.rundir import DEAD_LETTERS, RESULTS, REWRITES, RunDirectory
+from s2a_batch.rundir import DEAD_LETTERS, RESULTS, REWRITES
 from s2a_batch.verify import Verdict, holds_its_input, verify
 from tests.processes import JsonObject, run, running, write_input
 
@@ -263,23 +263,3 @@ def test_a_damaged_old_line_is_met_by_the_resume_and_the_proof_holds_again(
     done = run(folder, *call)
     assert "results.jsonl: moved 1 damaged lines" in done.err
     assert counts(told(folder)) == {}
-
-
-def test_only_what_came_after_the_last_sync_is_parsed_by_a_repair(folder: Path) -> None:
-    """A million finished records must not be read as JSON each night; what nobody vouches for must."""
-    path = folder / "out" / RESULTS
-    lines = path.read_bytes().splitlines(keepends=True)
-    spoilt = lines[0].replace(b'"status":', b'"status"=')
-    first = path.stat().st_size - sum(map(len, lines[1:]))
-    with RunDirectory(folder / "out") as held:
-        assert held.repair() == []
-    big = b"".join([spoilt, *lines[1:]] + [lines[1]] * 3)
-    path.write_bytes(big)
-    assert len(big) - first > 4096
-    with RunDirectory(folder / "out") as held:
-        assert held.repair() == [], "its end is the one that was synced, so it is taken for the same"
-        (note,) = held.repair(trust=False)
-        assert "moved 1 damaged lines" in note
-        path.write_bytes(b"".join([spoilt, *lines[1:-1]]))
-        (note,) = held.repair()
-        assert "moved 1 damaged lines" in note, "another file than the one that was synced"

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch import resume, rundir
-from s2a_batch.assembly import check_setup
 from s2a_batch.errors import JobError
 from s2a_batch.job import fingerprint
 from s2a_batch.jobfile import anchor, build
+from s2a_batch.setup import check_setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -88,6 +88,7 @@ def judge_job(base: Job) -> Job | None:
         return None
     shared = base.model_dump(mode="json", include={"limits", "retry", "fsync_s", "messages"})
     shared |= {name: value for name in ("model", "base_url", "api_key_env") if (value := getattr(base, name))}
+    shared |= {} if base.api_key_file is None else {"api_key_file": str(base.api_key_file)}
     if base.price is not None and not base.compare.judge.keys() & {"model", "price"}:
         shared["price"] = base.price.model_dump(mode="json")
     table: dict[str, JsonValue] = {
@@ -154,4 +155,4 @@ def _rewriting_of(job: Job) -> str:
 
 
 def _place(stage: StageJob) -> list[JsonValue]:
-    return [stage.base_url, stage.api_key_env, dict(stage.headers_env)]
+    return [stage.base_url, stage.api_key_env, str(stage.api_key_file), dict(stage.headers_env)]

@@ -1,0 +1,1 @@
+"""Benches: too long for the suite, each one command that judges itself."""
