@@ -233,7 +233,7 @@ def verify(
     raise typer.Exit(0 if found.holds else 1)
 
 
-for command in (commands.export, commands.report, commands.view):
+for command in (commands.compare, commands.export, commands.report, commands.view):
     app.command()(command)
 
 

@@ -1,6 +1,6 @@
-"""Commands over what a run left: each hands its options to the package that does the work, and loads it only then.
+"""Commands of the packages above a run: each hands its options to the package that does the work, and loads it then.
 
-Knows typer. Invariant: they only read the run's directory.
+Knows typer. Invariant: nothing is decided here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,38 @@ from typing import Annotated
 import typer
 
 from s2a_batch import options
+
+
+def compare(  # noqa: PLR0913  the command's options
+    source: options.Source,
+    output: options.Output = None,
+    model: options.Model = None,
+    base_url: options.BaseUrl = None,
+    open_requests: options.OpenRequests = None,
+    setting: options.Setting = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many first records of the input.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write one HTML page.")] = None,
+    retry_failed: options.RetryFailed = False,
+    accept_changes: options.AcceptChanges = False,
+    fresh: options.Fresh = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Answer the same records in several ways (arms), and say which is right how often. Resumes as run does.
+
+    Exit status: as of run; 1 also when the judge failed on some answers.
+    """
+    from s2a_batch.compare import Audience, compare_and_report
+    from s2a_batch.display import Screen
+    from s2a_batch.resume import Options
+
+    screen, table = Screen(quiet=quiet), {"output": output, "model": model, "base_url": base_url}
+    make = options.job_maker(source, options.table_of(table, open_requests), setting)
+    how = Options(limit, 1, retry_failed, accept_changes, fresh)
+    audience = Audience(screen.say, screen.watch, screen.finished)
+    exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)
+    sys.stdout.write(text)
+    raise typer.Exit(exit_status)
 
 
 def export(  # noqa: PLR0913  the command's options

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, model_validator
 
+from s2a_batch.arms import Compare
 from s2a_batch.bounds import Limits, Retry, Table
 from s2a_batch.caps import Budget, Price
 from s2a_batch.errors import JobError
@@ -140,6 +141,7 @@ class Job(Table):
     fsync_s: float = Field(
         default=1.0, ge=0, allow_inf_nan=False, description="Longest time between two fsyncs; 0: with every commit."
     )
+    compare: Compare = Compare()
     messages: Literal["full", "hash"] = Field(default="full", description="Keep the messages sent, or their hash.")
 
     @model_validator(mode="before")

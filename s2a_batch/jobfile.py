@@ -53,8 +53,8 @@ def load(path: Path, overrides: dict[str, JsonValue] | None = None) -> Job:
         table = tomllib.loads(read_bytes(path).decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise JobError(f"{path}: not TOML: {error}") from None
-    _anchor(table, path.parent)
-    return build(_merge(table, overrides or {}), str(path))
+    anchor(table, path.parent)
+    return build(merge(table, overrides or {}), str(path))
 
 
 def build(table: dict[str, JsonValue], where: str) -> Job:
@@ -77,10 +77,10 @@ def with_setting(table: dict[str, JsonValue], text: str) -> dict[str, JsonValue]
             equals = ""
     if not equals or not key.strip():
         raise JobError(f"--set {text}: expected key=value, as in rewrite.temperature=0")
-    return _merge(table, found)
+    return merge(table, found)
 
 
-def _anchor(table: dict[str, JsonValue], folder: Path) -> None:
+def anchor(table: dict[str, JsonValue], folder: Path) -> None:
     """Make the paths of a job file relative to its directory."""
     answer, rewrite = table.get("answer"), table.get("rewrite")
     of_stage = ("api_key_file", "schema_file")
@@ -97,11 +97,12 @@ def _anchor(table: dict[str, JsonValue], folder: Path) -> None:
             part["model"] = os.path.normpath(folder / str(part["model"]))
 
 
-def _merge(low: dict[str, JsonValue], high: dict[str, JsonValue]) -> dict[str, JsonValue]:
+def merge(low: dict[str, JsonValue], high: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Both tables, and tables in them, in one; where they meet, the high one wins."""
     merged = dict(low)
     for name, value in high.items():
         below = low.get(name)
-        merged[name] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[name] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
 
 

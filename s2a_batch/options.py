@@ -13,7 +13,7 @@ import typer
 from s2a_batch.errors import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pydantic import JsonValue
 
@@ -79,6 +79,17 @@ def load_job(source: Path, table: dict[str, JsonValue], settings: list[str] | No
     if source.suffix == ".toml":
         return jobfile.load(source, table)
     return jobfile.build({"input": str(source), **table}, "command line")
+
+
+def job_maker(
+    source: Path, table: dict[str, JsonValue], settings: list[str] | None
+) -> Callable[[dict[str, JsonValue]], Job]:
+    """Makes the job of `load_job` anew, with further keys that win over all others."""
+    from s2a_batch import jobfile
+
+    for text in settings or ():
+        table = jobfile.with_setting(table, text)
+    return lambda keys: load_job(source, jobfile.merge(table, keys), None)
 
 
 def answer_table(answer: str | None, choices: list[str] | None, source: Path) -> dict[str, JsonValue]:

@@ -142,6 +142,7 @@ class Pipeline:
     async def _answered(self, stage: Stage, draft: Draft) -> JsonValue:
         job, asked = self._job.answer, draft.record.asked
         if self._job.arm != "s2a":
+            draft.stage = stage
             if self._job.arm == "oracle" and asked.oracle is None:
                 raise RecordError("bad_prompt", f"'{self._job.fields.oracle}' is missing: there is no oracle's prompt")
             direct = prompts.direct_messages(asked, self._job.arm, instructed=job.instructed)

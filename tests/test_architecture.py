@@ -114,7 +114,11 @@ def test_every_test_says_why_it_matters() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--version"], ["--help"], *([command, "--help"] for command in ("run", "estimate", "export", "view"))],
+    [
+        ["--version"],
+        ["--help"],
+        *([command, "--help"] for command in ("run", "estimate", "compare", "export", "report", "view")),
+    ],
 )
 def test_help_loads_no_sdk(arguments: list[str]) -> None:
     """The SDKs cost a second; whoever asks for help shall not wait for them."""

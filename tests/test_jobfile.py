@@ -52,7 +52,7 @@ def fault(folder: Path, text: str) -> str:
         ("[retry]\nattempt = 1", "retry.attempt: no such key; did you mean 'attempts'?"),
         ('[fields]\npromptx = "x"', "fields.promptx: no such key; did you mean 'prompt'?"),
         ("[fields]\nzzzzzz = 1", "fields.zzzzzz: no such key; known: prompt, id"),
-        ("[rewrites]\nseed = 1", "rewrites: no such key; did you mean 'rewrite'?"),
+        ("[answers]\nseed = 1", "answers: no such key; did you mean 'answer'?"),
         ('[rewrite]\npreset = "strong"', "rewrite.preset: expected 'unbiased', 'relevance' or 'question'"),
         (
             '[limits]\nopen_requests = "many"',

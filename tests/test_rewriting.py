@@ -231,7 +231,7 @@ async def test_an_arm_without_rewrite_asks_once(arm: str, last: str) -> None:
 async def test_an_oracle_needs_a_prompt_without_noise() -> None:
     """The record is told as lost, not answered from the noisy text under a wrong name."""
     found = await Way([], arm="oracle").go()
-    assert (found.status, found.error and found.error.kind) == ("failed", "bad_prompt")
+    assert (found.status, found.error and (found.error.kind, found.error.stage)) == ("failed", ("bad_prompt", "answer"))
 
 
 async def test_a_sample_is_also_answered_as_it_was_given() -> None:
