@@ -1,39 +1,125 @@
-"""Judgements on a rewrite that need no model: pure functions of the prompt and the rewrite.
+"""Judgements on a rewrite and on an answer that need no model: pure functions of the texts.
 
-Knows rapidfuzz. Invariant: a check speaks of what it can prove from the two texts; it never changes either.
+Invariant: a check speaks of what it can prove from the texts, changes neither, and takes time linear in them; what each
+name means and weighs is `verdicts.VERDICTS`.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Final
 
-from rapidfuzz import fuzz
-
-from s2a_batch.records import Check
+from s2a_batch import fidelity, losses, phrases, words
+from s2a_batch.compared import Pair, Text
+from s2a_batch.verdicts import verdict, worst_first
 
 if TYPE_CHECKING:
-    from s2a_batch.records import Rewrite
+    from collections.abc import Iterator
 
-_NUMBER: Final = re.compile(r"\d[\d,]*(?:\.\d+)?")
-_SENTENCE: Final = re.compile(r"[^.!?\n]+[.!?]*")
-_WORD: Final = re.compile(r"\S+")
-_SAME_QUESTION: Final = 80.0
-# token_set_ratio of the last question with the rewritten one: 100 % of dropped or replaced questions lie below, no
-# correct one (200 GSM8K problems with a planted sentence).
+    from s2a_batch.records import Check, Rewrite
+
+_UNFINISHED: Final = re.compile(r"(?:[,(\[{:\-]|\b(?:a|an|the|and|or|but|of|to|in|on|at|by|for|with|is|are|was|if|that|which|its|their))$")
+_ENDED: Final = re.compile(r"[.!?。！？]")  # noqa: RUF001
+_RESTATED: Final = 0.8
 
 
-def judge_rewrite(prompt: str, rewrite: Rewrite) -> tuple[Check, ...]:
-    """All checks that have something to say, worst first."""
-    text = f"{rewrite.relevant_context} {rewrite.user_query}"
-    found = [
-        _invented_numbers(prompt, text),
-        _lost_question(prompt, rewrite.user_query),
-        _removed_nothing(prompt, text),
-        _dropped_numbers(prompt, text),
-    ]
-    return tuple(check for check in found if check is not None)
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What a rewrite was made from.
+
+    Attributes:
+        text: All that the rewrite stage was shown.
+        question: The question, when the input gave it on its own; may be a part of `text` or not.
+        kept: What goes past the rewrite to the answer (system, instructions), so that a rewrite cannot lose it.
+        rephrased: The preset asks for the question in other words, so that it is judged by its subject alone.
+    """
+
+    text: str
+    question: str | None = None
+    kept: str = ""
+    rephrased: bool = False
+
+
+def judge_rewrite(original: Original, rewrite: Rewrite) -> tuple[Check, ...]:
+    """All checks that have something to say of a rewrite, worst first; `verdicts.reason` makes a re-ask of the errors."""
+    pair = Pair.of(original.text, original.question, original.kept, rewrite, rephrased=original.rephrased)
+    if not pair.source.count and not pair.length:
+        return ()
+    return worst_first(
+        [
+            *losses.checks(pair),
+            *_residue(pair),
+            *fidelity.checks(pair),
+            *(fidelity.copied_little(pair) if pair.same_script() else ()),
+        ]
+    )
+
+
+def judge_answer(answer: str, rewrite: Rewrite, *, finish_reason: str | None = None) -> tuple[Check, ...]:
+    """What can be said of a final answer without a model, worst first.
+
+    Args:
+        answer: The answer as text; of a typed answer its fields' text.
+        rewrite: What was asked.
+        finish_reason: As the server gave it; `length` says that the answer was cut.
+    """
+    said = Text.of(answer)
+    if not said.count:
+        return () if re.search(r"\w", answer) else (verdict("answer_empty"),)
+    start = phrases.beginning(said.folded)
+    asked = words.fold(rewrite.relevant_context + " " + rewrite.user_query)
+    found = []
+    if refusal := phrases.strangers(phrases.REFUSAL, start, asked):
+        found.append(verdict("answer_refused", refusal))
+    if undecided := phrases.strangers(phrases.UNDECIDED, start, asked):
+        found.append(verdict("answer_undecided", undecided))
+    if _restates(said, rewrite.user_query):
+        found.append(verdict("answer_restates"))
+    if finish_reason == "length" or _breaks_off(said):
+        found.append(verdict("answer_cut", [said.folded[-60:]]))
+    return worst_first(found)
+
+
+def _restates(said: Text, query: str) -> bool:
+    """Whether an answer has nearly all words of the question, and no other."""
+    asked = set(words.tokens(words.fold(query)))
+    return len(asked) > 3 and said.vocabulary <= asked and len(said.vocabulary) >= _RESTATED * len(asked)  # noqa: PLR2004
+
+
+def _breaks_off(said: Text) -> bool:
+    """Whether a text ends on a word that needs another, or without a stop after sentences that have one."""
+    text = said.folded.rstrip()
+    last = text[-400:].rpartition("\n")[2]
+    if text.count("```") % 2:
+        return True
+    if said.count > 2 and _UNFINISHED.search(last[-20:]) and not said.in_signs:  # noqa: PLR2004
+        return True
+    before = _ENDED.search(last[:-1])
+    return bool(before) and last[-1].isalpha() and len(last[before.end() :].split()) > 3 if before else False  # noqa: PLR2004
+
+
+def _residue(pair: Pair) -> Iterator[Check]:
+    """Words about the rewrite, in place of the rewrite."""
+    source = pair.source.folded
+    for name, pattern, at_start in (
+        ("refused", phrases.REFUSAL, True),
+        ("preamble_left", phrases.PREAMBLE, False),
+        ("labels_left", phrases.LABEL, False),
+        ("reasoning_left", phrases.REASONING, False),
+        ("answer_leaked", phrases.ANSWER, False),
+    ):
+        found = []
+        for part in pair.parts:
+            if phrases.may_have(pattern, part.vocabulary, part.folded):
+                text = phrases.beginning(part.folded) if at_start else part.folded
+                found += phrases.strangers(pattern, text, source)
+        if found:
+            yield verdict(name, found)
+    texts = [part.folded for part in pair.parts if phrases.may_have(phrases.OPINION, part.vocabulary, "")]
+    if left := [match.group() for text in texts if (match := phrases.OPINION.search(text))]:
+        yield verdict("opinion_left", left)
 
 
 def removed_words(prompt: str, rewrite: Rewrite) -> list[tuple[str, bool]]:
@@ -46,46 +132,3 @@ def removed_words(prompt: str, rewrite: Rewrite) -> list[tuple[str, bool]]:
         if end > start:
             pieces.append(("".join(words[start:end]), tag == "equal"))
     return pieces
-
-
-def _count_words(text: str) -> int:
-    return sum(1 for _ in _WORD.finditer(text))  # one at a time: a list of them takes ten times the text's memory
-
-
-def _numbers(text: str) -> set[str]:
-    return {_plain(found) for found in _NUMBER.findall(text)}
-
-
-def _plain(number: str) -> str:
-    whole, _, fraction = number.replace(",", "").partition(".")
-    fraction = fraction.rstrip("0")
-    return (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")
-
-
-def _invented_numbers(prompt: str, text: str) -> Check | None:
-    invented = sorted(_numbers(text) - _numbers(prompt))
-    if not invented:
-        return None
-    return Check(name="numbers_invented", level="error", message="numbers that the prompt lacks", words=tuple(invented))
-
-
-def _dropped_numbers(prompt: str, text: str) -> Check | None:
-    dropped = sorted(_numbers(prompt) - _numbers(text))
-    if not dropped:
-        return None
-    return Check(name="numbers_dropped", level="info", message="numbers left out", words=tuple(dropped))
-
-
-def _lost_question(prompt: str, query: str) -> Check | None:
-    asked = ""
-    for sentence in _SENTENCE.finditer(prompt):
-        asked = sentence.group() if sentence.group().endswith("?") else asked
-    if not asked or fuzz.token_set_ratio(asked.strip().lower(), query.lower()) >= _SAME_QUESTION:
-        return None
-    return Check(name="question_lost", level="error", message="the query is not the prompt's last question")
-
-
-def _removed_nothing(prompt: str, text: str) -> Check | None:
-    if _count_words(text) < _count_words(prompt):
-        return None
-    return Check(name="removed_nothing", level="info", message="the rewrite is as long as the prompt")

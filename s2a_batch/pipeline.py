@@ -135,7 +135,7 @@ class Pipeline:
         parts = reply.model_dump()
         audit = self._rewrite.audit(trail)
         rewrite = Rewrite(**parts, raw=trail.text)
-        done = FinishedRewrite(rewrite, audit, checks.judge_rewrite(record.prompt, rewrite))
+        done = FinishedRewrite(rewrite, audit, checks.judge_rewrite(checks.Original(record.prompt), rewrite))
         line.rewrite, line.trail = done, None
         saved = line.outcome("rewritten").model_copy(update={"fingerprint": self._rewrite_fingerprint})
         try:
