@@ -121,8 +121,10 @@ def _written(text: str, number: str, start: int, end: int) -> Iterator[Amount]:
 def _fraction(found: re.Match[str]) -> Amount:
     whole, top, under = (int(found[name] or 0) for name in ("whole", "top", "under"))
     parts = tuple(_plain(found[name]) for name in ("whole", "top", "under") if found[name])
-    values = (_text(whole + top / under), _text(top / under)) if under else parts
-    return Amount(values, parts, *found.span())
+    shares = [whole + top / under, top / under] if under else []
+    # 16/4 is not the 4 of 3/4: only what is no whole number stands for itself
+    values = [_text(share) for share in shares if share != int(share)]
+    return Amount(tuple(dict.fromkeys(values)) or (found.group(),), parts, *found.span())
 
 
 def _readings(number: str) -> tuple[list[str], tuple[str, ...]]:

@@ -25,15 +25,23 @@ _MOST: Final = 60
 _NEIGHBOURS: Final = (14, 32)
 _STOP: Final = re.compile(r"[.!?](?: |$)|\n")
 _OTHER: Final = re.compile(r"\d(?:[\d.,/]*\d)?")
+_OTHER_BEFORE: Final = re.compile(r"(?<![\d.,/])\d(?:[\d.,/]*\d)?$")
 # A sentence with two strange words that are half of its meaning is made up; a few spread over the text are paraphrase.
 _MADE_UP: Final = 2
 _MADE_UP_SHARE: Final = 0.5
 _SPREAD: Final = 4
+_SAME_WORD: Final = 80.0
+_UNIT_SIGNS: Final = {"dollar": "$", "euro": "€", "pound": "£", "percent": "%", "cent": "¢", "degr": "°"}
 _SPREAD_SHARE: Final = 0.2
 _FOREIGN_SHARE: Final = 0.6
 _SAME_BUT_FOR_NEGATION: Final = 85.0
 _ENDING: Final = 40
 _ALL_BUT_NEGATION: Final = 95.0
+# In the source these say what a rewrite may say with `not`.
+_DENYING: Final = frozenset(
+    "unable lack lacks lacked lacking fail fails failed refuse refuses refused avoid avoids impossible "  # noqa: SIM905
+    "forgot forgets rarely seldom unlike unless unlikely".split()
+)
 _NO_NEGATION: Final = re.compile(r"\bnot (?:only|just)\b(?=.* but\b)|\bnot (?:sure|certain)\b|\bor not\b|\bno matter\b")
 _COPIED: Final = 0.9
 
@@ -93,24 +101,31 @@ def _swapped(text: str, amount: Amount, source: str) -> str:
         right = _STOP.split(text[amount.end : amount.end + reach])[0]
         if len(left) + len(right) < _NEIGHBOURS[0] or left + number + right in source:
             continue
-        if _stands_with_another(left, right, source):
+        if _stands_with_another(left, right, source, amount):
             return left + number + right
     return ""
 
 
-def _stands_with_another(left: str, right: str, source: str) -> bool:
-    """Whether the source has a number between these."""
-    at = source.find(left) if left else source.find(right)
+def _stands_with_another(left: str, right: str, source: str, amount: Amount) -> bool:
+    """Whether the source has other numbers between these, and never this one in any spelling."""
+    found = False
+    at = source.find(left or right)
     for _ in range(_MOST):
         if at < 0:
-            return False
-        if not left:
-            if source[at - 1 : at].isdecimal():
-                return True
-        elif (other := _OTHER.match(source, at + len(left))) and source.startswith(right, other.end()):
-            return True
+            break
+        if left:
+            other = _OTHER.match(source, at + len(left))
+            fits = other is not None and source.startswith(right, other.end())
+        else:
+            other = _OTHER_BEFORE.search(source, max(0, at - _ENDING), at)
+            fits = other is not None
+        if fits and other is not None:
+            there = {value for a in amounts.digits(other.group()) for value in (*a.values, *a.parts)}
+            if not there.isdisjoint(amount.values):
+                return False
+            found = True
         at = source.find(left or right, at + 1)
-    return False
+    return found
 
 
 def _strange_words(pair: Pair) -> Iterator[Check]:
@@ -154,13 +169,15 @@ def _known(word: str, pair: Pair) -> bool:
     source = pair.source
     if word in source.vocabulary or words.stem(word) in source.stems:
         return True
+    if (sign := _UNIT_SIGNS.get(words.stem(word))) is not None and sign in source.folded:
+        return True
     if len(word) < 4:  # noqa: PLR2004  too short to be a form of another
         return not pair.english
     if word in source.folded or word[: max(5, len(word) * 3 // 4)] in source.folded:
         return True
     if any(word[:n] in source.vocabulary and word[n:] in source.vocabulary for n in range(2, len(word) - 1)):
         return True
-    return process.extractOne(word, source.vocabulary, scorer=fuzz.ratio, score_cutoff=_SAME_BUT_FOR_NEGATION) is not None
+    return process.extractOne(word, source.vocabulary, scorer=fuzz.ratio, score_cutoff=_SAME_WORD) is not None
 
 
 def _strange_signs(pair: Pair) -> Iterator[Check]:
@@ -171,6 +188,8 @@ def _strange_signs(pair: Pair) -> Iterator[Check]:
         for joined in part.sentences:
             signs = joined.replace(" ", "")
             for n in range(len(signs) - 1):
+                if signs[n].isascii() or signs[n + 1].isascii():
+                    continue
                 if signs[n : n + 2] in pair.source.folded:
                     known += 1
                 else:
@@ -180,7 +199,7 @@ def _strange_signs(pair: Pair) -> Iterator[Check]:
                 break
     if missing >= _SPREAD and missing > _FOREIGN_SHARE * (known + missing):
         yield verdict("words_invented", lost)
-    elif missing > (1 - _COPIED) * (known + missing):
+    elif missing > _FOREIGN_SHARE / 2 * (known + missing):
         yield verdict("words_new", lost)
 
 
@@ -190,7 +209,7 @@ def _negations(pair: Pair) -> Iterator[Check]:
         return
     keys: dict[str, list[int]] = {}
     for original in pair.source.sentences:
-        keys.setdefault(_without_negation(original), []).append(_negation_count(original))
+        keys.setdefault(_without_negation(original), []).append(_negation_count(original, _DENYING))
     flipped, fewer = [], []
     for sentence in changed:
         key, said = _without_negation(sentence), _negation_count(sentence)
@@ -224,24 +243,26 @@ def _without_negation(sentence: str) -> str:
     return " ".join(words.stem(word) for word in sentence.split() if word not in out)
 
 
-def _negation_count(sentence: str) -> int:
-    """How many words of a sentence negate; `not only` and the like do not."""
+def _negation_count(sentence: str, also: frozenset[str] | None = None) -> int:
+    """How many words of a sentence negate, `also` among them; `not only` and the like do not."""
     found = sentence.split()
-    if words.NEGATIONS.isdisjoint(found):
+    denying = words.NEGATIONS if also is None else words.NEGATIONS | also
+    if denying.isdisjoint(found):
         return 0
-    plain = _NO_NEGATION.sub(" ", sentence)
-    return sum(word in words.NEGATIONS for word in plain.split())
+    return sum(word in denying for word in _NO_NEGATION.sub(" ", sentence).split())
 
 
 def _truncated(pair: Pair) -> Iterator[Check]:
     for part in pair.parts:
         text = part.folded.rstrip()
-        if not text or text[-1] in ".!?\"')]:;,。！？،…*`}>|" or part.count < 4:  # noqa: PLR2004, RUF001
+        if not text or text[-1] in ".!?\"')]:;,。！？،…।*`}>|" or part.count < 4:  # noqa: PLR2004, RUF001
             continue
         ending = text[-_ENDING:].rpartition("\n")[2]
         ending = ending if len(text) <= _ENDING or pair.source.in_signs else ending.partition(" ")[2]
         after = _after(ending, pair.source.folded)
         if after is None:
+            continue
+        if pair.source.in_signs and after[0] == " ":
             continue
         following = re.match(r" *(?:(?:and|but|or|so|because|while|when|if|which|who|that|where|although|though)\b|\S)", after)
         if following is None or pair.query.folded.startswith(after.strip()[:12]):
@@ -263,7 +284,7 @@ def _after(ending: str, source: str) -> str | None:
         if at < 0:
             return found
         rest = source[at + len(ending) : at + len(ending) + 40]
-        if not rest.strip() or rest.lstrip(" ")[0] in ".!?\n;:\"')]。！？":  # noqa: RUF001
+        if not rest.strip() or rest.lstrip(" ")[0] in ".!?\n;:\"')]。！？।":  # noqa: RUF001
             return None
         found = rest
         at = source.find(ending, at + 1)
@@ -273,14 +294,19 @@ def _after(ending: str, source: str) -> str | None:
 def coverage(pair: Pair) -> float:
     """Share of the rewrite's words that the text has: extractive fragment coverage (Grusky et al. 2018); 1.0 of none.
 
-    Fragments may be one word long, so this is exact; of equal sentences one counts.
+    Fragments may be one word long, so this is exact; of equal sentences one counts, and numbers are left to their own checks.
     """
+
+
+    def known_word(word: str) -> bool:
+        return word in pair.source.vocabulary or word in amounts.WORDS or word[0].isdecimal()
+
     known = total = 0
     for part in pair.parts:
         for joined in part.sentences:
             found = joined.split()
             total += len(found)
-            known += len(found) if joined in pair.source.sentences else sum(w in pair.source.vocabulary for w in found)
+            known += len(found) if joined in pair.source.sentences else sum(map(known_word, found))
     return known / total if total else 1.0
 
 

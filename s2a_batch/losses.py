@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _SAME: Final = 0.6
 _SAME_LETTERS: Final = 80.0
 _FOREIGN: Final = 0.3
+_PRONOUN: Final = frozenset("he she it they him her them his its their i me my we us our this that".split())  # noqa: SIM905
 _LONGEST_QUESTION: Final = 1500
 _OPTION: Final = re.compile(r"\(([a-h])\)(?=\s)|^\s*([a-h])[).](?=\s)", re.MULTILINE)
 _MANY: Final = re.compile(
@@ -80,15 +81,23 @@ def _candidates(pair: Pair) -> tuple[list[str], bool]:
 def _is_asked(question: str, pair: Pair) -> bool:
     """Whether the query is this question: nearly all of one is in the other."""
     query = pair.query
+    letters = fuzz.token_set_ratio(question.strip(" ?"), query.folded[-_LONGEST_QUESTION:].strip(" ?"))
     if not pair.english:
         return _is_asked_in_any_language(question, query.folded)
     wanted = words.content(words.tokens(question))
     common = len(wanted & query.stems)
     if pair.rephrased:
         return bool(common) or not wanted
-    if not wanted or not query.stems:
-        return fuzz.token_set_ratio(question.strip(" ?"), query.folded[-_LONGEST_QUESTION:].strip(" ?")) >= _SAME_LETTERS
-    return max(common / len(wanted), common / len(query.stems)) >= _SAME
+    if not wanted or not query.stems or not _PRONOUN.isdisjoint(words.tokens(question)):
+        if letters >= _SAME_LETTERS:  # a name in place of a pronoun is the same question
+            return True
+        if not wanted or not query.stems:
+            return False
+    if common >= _SAME * len(wanted):
+        return True
+    if common >= _SAME * len(query.stems):
+        return common > 1 or letters >= _SAME_LETTERS
+    return fuzz.ratio(" ".join(sorted(wanted)), " ".join(sorted(query.stems))) >= _SAME_LETTERS
 
 
 def _is_asked_in_any_language(question: str, query: str) -> bool:
@@ -113,11 +122,14 @@ def _no_context(pair: Pair) -> Iterator[Check]:
         and not sentence.endswith("?")
         and not phrases.OPINION.search(sentence)
         and not phrases.IMPERATIVE.match(sentence)
-        and len(words.content(found := joined.split()) - pair.query.stems)
         and joined not in query
-        and len(found) > 2  # noqa: PLR2004  an interjection tells nothing
+        and len(meaning := words.content(joined.split())) > 1
+        and not meaning <= pair.query.stems
     ]
-    if not rest:
+    if not pair.source.asked and rest:  # the question was put as a statement
+        rest.remove(max(rest, key=lambda joined: len(pair.query.stems & words.content(joined.split()))))
+    told = sum(not s.endswith("?") and j in pair.source.sentences for j, s in pair.query.sentences.items())
+    if not rest or (told >= len(rest) and not _labels(pair.query.folded)):  # what was told went into the query
         return
     linked = any(not pair.query.stems.isdisjoint(words.content(joined.split())) for joined in rest)
     counts = _MANY.search(pair.query.folded) and any(

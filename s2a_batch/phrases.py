@@ -73,7 +73,7 @@ UNDECIDED: Final = re.compile(
     r"|\bimpossible to (?:say|tell|determine|know)\b|\bi do not know\b|\bplease provide\b|\bmore (?:information|context) is\b"
 )
 IMPERATIVE: Final = re.compile(
-    r"^(?:\W*(?:please|now|then|first|also|can you|could you|would you|your task is to)\W+){0,2}(?:answer|analy[sz]e|arrange|"
+    r"^(?:\W*(?:please|now|then|first|also|can you|could you|would you|your task is to)\W+){0,2}(?:answer(?! choice)|analy[sz]e|arrange|"
     r"build|calculate|categori[sz]e|change|check|choose|classify|code|compare|complete|compose|compute|consider|continue|"
     r"convert|correct|count|create|debug|define|describe|design|determine|discuss|draft|edit|estimate|evaluate|explain|"
     r"extract|fill|find|fix|formulate|generate|give|identify|implement|improve|list|make|name|order|outline|paraphrase|pick|"

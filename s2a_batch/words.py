@@ -22,10 +22,11 @@ TOKEN: Final = re.compile(rf"[{_SIGNS}]|\d+(?:[.,]\d+)*|[^\W\d_{_SIGNS}]+")
 SIGN: Final = re.compile(rf"[{_SIGNS}]")
 _PLAIN: Final = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-", "⁄": "/", "؟": "?"})  # noqa: RUF001
 _CONTRACTED: Final = re.compile(r"n't\b")
+_SPACES: Final = re.compile(" {2,}")
 _CLITIC: Final = re.compile(r"'(?:s|re|ve|ll|d|m)\b")
 # A stop ends a sentence before a space, a closing mark or the end; CJK stops and line ends always do.
-_STOP: Final = re.compile(r"[.!?]+[\"')\]*]*(?=\s|$)|[。！？]+|\n+")  # noqa: RUF001
-_ABBREVIATED: Final = re.compile(r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|prof|jr|sr|vs|no|e\.g|i\.e|etc|approx|[a-z])\.$")
+_STOP: Final = re.compile(r"[.!?]+[\"')\]*]*(?=\s|$)|[。！？।]+|\n+")  # noqa: RUF001
+_ABBREVIATED: Final = re.compile(r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|prof|jr|sr|vs|no|e\.g|i\.e|etc|approx)\.$")
 _LONGEST_SENTENCE: Final = 1000
 
 NEGATIONS: Final = frozenset("not no never none nobody nothing neither nor without cannot nowhere hardly".split())  # noqa: SIM905
@@ -76,10 +77,10 @@ _IRREGULAR: Final = dict(
 
 
 def fold(text: str) -> str:
-    """The text as it is compared: lower case, plain quotes and dashes, contractions taken apart."""
+    """The text as it is compared: lower case, single spaces, plain quotes and dashes, contractions taken apart."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
-    text = text.lower()
+    text = _SPACES.sub(" ", text.lower()) if "  " in text else text.lower()
     if "'" in text:
         text = _CLITIC.sub("", _CONTRACTED.sub(" not", text))
     return text
