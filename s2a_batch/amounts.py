@@ -17,27 +17,34 @@ if TYPE_CHECKING:
 _DIGITS: Final = re.compile(r"\d(?:[\d.,/ -]*\d)?")
 _NUMBER: Final = re.compile(
     r"(?<![\d/])(?:(?P<whole>\d{1,6})[ -])?(?P<top>\d{1,6}) ?/ ?(?P<under>\d{1,6})(?![\d/])"
-    r"|(?<!\d)(?P<spaced>\d{1,3}(?: \d{3})+)(?!\d)"
-    r"|(?P<plain>(?<![\w.])\.\d+|\d+(?:[.,]\d+)*)"
+    r"|(?<!\d)(?P<spaced>\d{1,3}(?: \d{3}){1,8})(?!\d)"
+    r"|(?P<plain>(?<![\w.])\.\d+|\d+(?:[.,]\d+)*+)"
 )
 _TAIL: Final = re.compile(r" ?(%|percent|per cent|cents?\b|¢|k\b|m\b|thousand|million|billion|trillion|hundred|dozen)")
 _LONGEST: Final = 16
-"""Digits of a number that is still read as a float for its further readings: 50 % is 0.5 too, 5k 5000, $0.50 50 cents."""
+"""Digits of a number that is still read as a float for its other readings: 50 % is 0.5 too, 5k 5000, $0.50 50 cents."""
 _ENUMERATED: Final = re.compile(r"^[ \t]*\(?\d{1,2}[.)](?=\s)", re.MULTILINE)
-_COMMAS: Final = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_DOTS: Final = re.compile(r"\d{1,3}(?:\.\d{3})+(?:,\d+)?")
+_COMMAS: Final = re.compile(r"\d{1,3}(?:,\d{3})++(?:\.\d+)?")
+_DOTS: Final = re.compile(r"\d{1,3}(?:\.\d{3})++(?:,\d+)?")
 _SCALES: Final = {"k": 1e3, "m": 1e6, "hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9}
 _SCALES_ALL: Final = {**_SCALES, "trillion": 1e12, "dozen": 12.0, "dozens": 12.0}
+
+
+def _listed(words: str) -> list[str]:
+    return words.split()
+
+
 _UNITS: Final = {
     word: float(n)
     for n, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "  # noqa: SIM905
-        "seventeen eighteen nineteen".split()
+        _listed(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+            "seventeen eighteen nineteen"
+        )
     )
 }
 _TENS: Final = {
-    word: 10.0 * n
-    for n, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)  # noqa: SIM905
+    word: 10.0 * n for n, word in enumerate(_listed("twenty thirty forty fifty sixty seventy eighty ninety"), start=2)
 }
 _PARTS: Final = {
     "half": 1 / 2, "halves": 1 / 2, "halved": 1 / 2, "thirds": 1 / 3, "quarters": 1 / 4, "fourths": 1 / 4,
@@ -140,7 +147,7 @@ def _readings(number: str) -> tuple[list[str], tuple[str, ...]]:
         return [*english, _plain(number.replace(".", "").replace(",", "."))], ()
     if number.count(".") == 1 and "," not in number:
         return [_plain(number)], ()
-    parts = tuple(_plain(part) for part in re.split("[.,]", number))
+    parts = tuple({_plain(part): None for part in re.split("[.,]", number)})
     return [_plain(number.replace(",", "."))] if number.count(",") == 1 and "." not in number else list(parts), parts
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import fidelity, losses, phrases, words
+from s2a_batch import fidelity, losses, phrases, quantities, words
 from s2a_batch.compared import Pair, Text
 from s2a_batch.verdicts import verdict, worst_first
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from s2a_batch.records import Check, Rewrite
 
-_UNFINISHED: Final = re.compile(r"(?:[,(\[{:\-]|\b(?:a|an|the|and|or|but|of|to|in|on|at|by|for|with|is|are|was|if|that|which|its|their))$")
-_ENDED: Final = re.compile(r"[.!?。！？]")  # noqa: RUF001
+_UNFINISHED: Final = re.compile(
+    r"(?:[,(\[{:\-]|\b(?:a|an|the|and|or|but|of|to|in|on|at|by|for|with|is|are|was|if|that|which|its|their))$"
+)
+_ENDED: Final = re.compile(r"[.!?。！？]")
 _RESTATED: Final = 0.8
 
 
@@ -43,7 +45,7 @@ class Original:
 
 
 def judge_rewrite(original: Original, rewrite: Rewrite) -> tuple[Check, ...]:
-    """All checks that have something to say of a rewrite, worst first; `verdicts.reason` makes a re-ask of the errors."""
+    """All checks that have something to say of a rewrite, worst first; `verdicts.reason` says the errors to a model."""
     pair = Pair.of(original.text, original.question, original.kept, rewrite, rephrased=original.rephrased)
     if not pair.source.count and not pair.length:
         return ()
@@ -51,6 +53,7 @@ def judge_rewrite(original: Original, rewrite: Rewrite) -> tuple[Check, ...]:
         [
             *losses.checks(pair),
             *_residue(pair),
+            *quantities.checks(pair),
             *fidelity.checks(pair),
             *(fidelity.copied_little(pair) if pair.same_script() else ()),
         ]
@@ -96,8 +99,8 @@ def _breaks_off(said: Text) -> bool:
         return True
     if said.count > 2 and _UNFINISHED.search(last[-20:]) and not said.in_signs:  # noqa: PLR2004
         return True
-    before = _ENDED.search(last[:-1])
-    return bool(before) and last[-1].isalpha() and len(last[before.end() :].split()) > 3 if before else False  # noqa: PLR2004
+    stops = list(_ENDED.finditer(last[:-1]))
+    return bool(stops) and last[-1:].isalpha() and len(last[stops[-1].end() :].split()) > 3  # noqa: PLR2004
 
 
 def _residue(pair: Pair) -> Iterator[Check]:

@@ -1,7 +1,7 @@
 """Two texts made ready to be compared: what was to be rewritten, and the rewrite.
 
 Each text is gone through once, sentence by sentence. Invariant: what is kept of a text is its folded form, its
-vocabulary and a bounded number of its sentences, so a prompt as long as a book costs about its own size.
+vocabulary and a bounded number of its sentences and numbers, and only while it is judged.
 """
 
 from __future__ import annotations

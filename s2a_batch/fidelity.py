@@ -1,4 +1,4 @@
-"""Whether a rewrite says only what the text says: numbers, words, negations, whole sentences.
+"""Whether a rewrite says only what the text says: words, negations, whole sentences; see `quantities` for numbers.
 
 Knows rapidfuzz. Pure functions of a compared pair. Invariant: an error is said of what is provable; where the language
 is not known, or a paraphrase could explain it, there is a warning at most.
@@ -17,15 +17,12 @@ from s2a_batch.verdicts import verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from s2a_batch.amounts import Amount
     from s2a_batch.compared import Pair, Text
     from s2a_batch.records import Check
 
 _MOST: Final = 60
-_NEIGHBOURS: Final = (14, 32)
-_STOP: Final = re.compile(r"[.!?](?: |$)|\n")
-_OTHER: Final = re.compile(r"\d(?:[\d.,/]*\d)?")
-_OTHER_BEFORE: Final = re.compile(r"(?<![\d.,/])\d(?:[\d.,/]*\d)?$")
+_MOST_TRIED: Final = 300
+"""Words and phrases that are looked up in the whole text, so that a book does not take minutes."""
 # A sentence with two strange words that are half of its meaning is made up; a few spread over the text are paraphrase.
 _MADE_UP: Final = 2
 _MADE_UP_SHARE: Final = 0.5
@@ -38,9 +35,9 @@ _SAME_BUT_FOR_NEGATION: Final = 85.0
 _ENDING: Final = 40
 _ALL_BUT_NEGATION: Final = 95.0
 # In the source these say what a rewrite may say with `not`.
-_DENYING: Final = frozenset(
-    "unable lack lacks lacked lacking fail fails failed refuse refuses refused avoid avoids impossible "  # noqa: SIM905
-    "forgot forgets rarely seldom unlike unless unlikely".split()
+_DENYING: Final = words.listed(
+    "unable lack lacks lacked lacking fail fails failed refuse refuses refused avoid avoids impossible "
+    "forgot forgets rarely seldom unlike unless unlikely"
 )
 _NO_NEGATION: Final = re.compile(r"\bnot (?:only|just)\b(?=.* but\b)|\bnot (?:sure|certain)\b|\bor not\b|\bno matter\b")
 _COPIED: Final = 0.9
@@ -48,7 +45,6 @@ _COPIED: Final = 0.9
 
 def checks(pair: Pair) -> Iterator[Check]:
     """What is to be said of a rewrite that adds or changes something."""
-    yield from _numbers(pair)
     if not pair.same_script():
         yield verdict("script_changed")
         return
@@ -60,85 +56,19 @@ def checks(pair: Pair) -> Iterator[Check]:
     yield from _truncated(pair)
 
 
-def _numbers(pair: Pair) -> Iterator[Check]:
-    allowed = pair.source.allowed
-    invented: set[str] = set()
-    unknown: set[str] = set()
-    swapped: dict[str, None] = {}
-    for part in pair.parts:
-        for tried, amount in enumerate(part.digits):
-            explained = _explained(amount, allowed)
-            if pair.english and not explained:
-                invented.add(amount.values[0])
-            elif phrase := tried < _MOST and _swapped(part.folded, amount, pair.source.folded):
-                if explained:
-                    swapped[phrase] = None
-                else:
-                    invented.add(amount.values[0])
-            elif not explained:
-                unknown.add(amount.values[0])
-        for amount in part.spelled:
-            if pair.english and amount.certain and not _explained(amount, allowed):
-                invented.add(amount.values[0])
-    for name, found in (("numbers_invented", sorted(invented)), ("numbers_unknown", sorted(unknown))):
-        if found:
-            yield verdict(name, found)
-    if swapped:
-        yield verdict("numbers_swapped", swapped)
-
-
-def _explained(amount: Amount, allowed: set[str]) -> bool:
-    return any(value in allowed for value in amount.values) or (
-        bool(amount.parts) and all(part in allowed for part in amount.parts)
-    )
-
-
-def _swapped(text: str, amount: Amount, source: str) -> str:
-    """The words around a number that the source has around another one, and nowhere around this; empty without."""
-    number = text[amount.start : amount.end]
-    for reach in _NEIGHBOURS:
-        left = _STOP.split(text[max(0, amount.start - reach) : amount.start])[-1]
-        right = _STOP.split(text[amount.end : amount.end + reach])[0]
-        if len(left) + len(right) < _NEIGHBOURS[0] or left + number + right in source:
-            continue
-        if _stands_with_another(left, right, source, amount):
-            return left + number + right
-    return ""
-
-
-def _stands_with_another(left: str, right: str, source: str, amount: Amount) -> bool:
-    """Whether the source has other numbers between these, and never this one in any spelling."""
-    found = False
-    at = source.find(left or right)
-    for _ in range(_MOST):
-        if at < 0:
-            break
-        if left:
-            other = _OTHER.match(source, at + len(left))
-            fits = other is not None and source.startswith(right, other.end())
-        else:
-            other = _OTHER_BEFORE.search(source, max(0, at - _ENDING), at)
-            fits = other is not None
-        if fits and other is not None:
-            there = {value for a in amounts.digits(other.group()) for value in (*a.values, *a.parts)}
-            if not there.isdisjoint(amount.values):
-                return False
-            found = True
-        at = source.find(left or right, at + 1)
-    return found
-
-
 def _strange_words(pair: Pair) -> Iterator[Check]:
     strange: dict[str, None] = {}
     made_up: dict[str, None] = {}
-    meaning = 0
+    meaning = tried = 0
     for part in pair.parts:
         for joined in part.sentences:
             if joined in pair.source.sentences:
                 continue
             found = set(joined.split()) - words.STOPWORDS - amounts.WORDS
             own = [word for word in found if word.isalpha()]
-            new = [word for word in own if len(strange) < _MOST and not _known(word, pair)]
+            odd = [word for word in own if not _plainly_known(word, pair.source)]
+            tried += len(odd)
+            new = [word for word in odd if tried < _MOST_TRIED and not _known(word, pair)]
             strange.update(dict.fromkeys(sorted(new)))
             meaning += len(own)
             if len(new) >= _MADE_UP and (len(new) >= _MADE_UP_SHARE * len(own) or _alone(own, pair)):
@@ -164,11 +94,13 @@ def _alone(own: list[str], pair: Pair) -> bool:
     return True
 
 
+def _plainly_known(word: str, source: Text) -> bool:
+    return word in source.vocabulary or words.stem(word) in source.stems
+
+
 def _known(word: str, pair: Pair) -> bool:
-    """Whether the source has a word in this or another form: its stem, a compound, another spelling."""
+    """Whether the source has a word in another form than its stem: a compound, another spelling, a sign."""
     source = pair.source
-    if word in source.vocabulary or words.stem(word) in source.stems:
-        return True
     if (sign := _UNIT_SIGNS.get(words.stem(word))) is not None and sign in source.folded:
         return True
     if len(word) < 4:  # noqa: PLR2004  too short to be a form of another
@@ -255,7 +187,7 @@ def _negation_count(sentence: str, also: frozenset[str] | None = None) -> int:
 def _truncated(pair: Pair) -> Iterator[Check]:
     for part in pair.parts:
         text = part.folded.rstrip()
-        if not text or text[-1] in ".!?\"')]:;,。！？،…।*`}>|" or part.count < 4:  # noqa: PLR2004, RUF001
+        if not text or text[-1] in ".!?\"')]:;,。！？،…।*`}>|" or part.count < 4:  # noqa: PLR2004
             continue
         ending = text[-_ENDING:].rpartition("\n")[2]
         ending = ending if len(text) <= _ENDING or pair.source.in_signs else ending.partition(" ")[2]
@@ -264,12 +196,14 @@ def _truncated(pair: Pair) -> Iterator[Check]:
             continue
         if pair.source.in_signs and after[0] == " ":
             continue
-        following = re.match(r" *(?:(?:and|but|or|so|because|while|when|if|which|who|that|where|although|though)\b|\S)", after)
+        following = re.match(
+            r" *(?:(?:and|but|or|so|because|while|when|if|which|who|that|where|although|though)\b|\S)", after
+        )
         if following is None or pair.query.folded.startswith(after.strip()[:12]):
             continue
-        if after[0].isalnum() and not pair.source.in_signs:
-            yield verdict("copy_truncated", [ending[-60:]])
-        elif len(following.group().strip()) == 1 and following.group().strip().isalnum() and pair.english:
+        if (after[0].isalnum() and not pair.source.in_signs) or (
+            len(following.group().strip()) == 1 and following.group().strip().isalnum() and pair.english
+        ):
             yield verdict("copy_truncated", [ending[-60:]])
         else:
             yield verdict("copy_shortened", [ending[-60:]])
@@ -284,7 +218,7 @@ def _after(ending: str, source: str) -> str | None:
         if at < 0:
             return found
         rest = source[at + len(ending) : at + len(ending) + 40]
-        if not rest.strip() or rest.lstrip(" ")[0] in ".!?\n;:\"')]。！？।":  # noqa: RUF001
+        if not rest.strip() or rest.lstrip(" ")[0] in ".!?\n;:\"')]。！？।":
             return None
         found = rest
         at = source.find(ending, at + 1)
@@ -294,9 +228,8 @@ def _after(ending: str, source: str) -> str | None:
 def coverage(pair: Pair) -> float:
     """Share of the rewrite's words that the text has: extractive fragment coverage (Grusky et al. 2018); 1.0 of none.
 
-    Fragments may be one word long, so this is exact; of equal sentences one counts, and numbers are left to their own checks.
+    Fragments may be one word long, so this is exact. Of equal sentences one counts; numbers have checks of their own.
     """
-
 
     def known_word(word: str) -> bool:
         return word in pair.source.vocabulary or word in amounts.WORDS or word[0].isdecimal()

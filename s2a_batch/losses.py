@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 _SAME: Final = 0.6
 _SAME_LETTERS: Final = 80.0
 _FOREIGN: Final = 0.3
-_PRONOUN: Final = frozenset("he she it they him her them his its their i me my we us our this that".split())  # noqa: SIM905
+_PRONOUN: Final = words.listed("he she it they him her them his its their i me my we us our this that")
 _LONGEST_QUESTION: Final = 1500
-_OPTION: Final = re.compile(r"\(([a-h])\)(?=\s)|^\s*([a-h])[).](?=\s)", re.MULTILINE)
+_OPTION: Final = re.compile(r"\(([a-h])\)(?=\s)|^[ \t]*([a-h])[).](?=\s)", re.MULTILINE)
 _MANY: Final = re.compile(
-    r"\bhow (?:many|much|long|far|old|often|fast|big|tall|heavy)\b|\bwhat\b.*\b(?:percent|percentage|fraction|number|amount|"
+    r"\bhow (?:many|much|long|far|old|often|fast|big|tall|heavy)\b|\bwhat\b.*\b(?:percent|percentage"
+    r"|fraction|number|amount|"
     r"average|total|price|cost|sum|age|weight|profit|ratio)\b"
 )
 
@@ -50,7 +51,8 @@ def checks(pair: Pair) -> Iterator[Check]:
 
 def _question(pair: Pair) -> Iterator[Check]:
     asked, sure = _candidates(pair)
-    matches = [_is_asked(question, pair) for question in asked]
+    is_asked = _is_asked if pair.english else _is_asked_in_any_language
+    matches = [is_asked(question, pair) for question in asked]
     if not matches:
         stems = pair.query.stems
         if pair.english and len(stems) > 1 and stems.isdisjoint(pair.source.stems):
@@ -82,33 +84,33 @@ def _is_asked(question: str, pair: Pair) -> bool:
     """Whether the query is this question: nearly all of one is in the other."""
     query = pair.query
     letters = fuzz.token_set_ratio(question.strip(" ?"), query.folded[-_LONGEST_QUESTION:].strip(" ?"))
-    if not pair.english:
-        return _is_asked_in_any_language(question, query.folded)
     wanted = words.content(words.tokens(question))
     common = len(wanted & query.stems)
-    if pair.rephrased:
-        return bool(common) or not wanted
-    if not wanted or not query.stems or not _PRONOUN.isdisjoint(words.tokens(question)):
-        if letters >= _SAME_LETTERS:  # a name in place of a pronoun is the same question
-            return True
-        if not wanted or not query.stems:
-            return False
-    if common >= _SAME * len(wanted):
+    if pair.rephrased and common:
         return True
-    if common >= _SAME * len(query.stems):
-        return common > 1 or letters >= _SAME_LETTERS
-    return fuzz.ratio(" ".join(sorted(wanted)), " ".join(sorted(query.stems))) >= _SAME_LETTERS
+    bare = not wanted or not query.stems
+    if letters >= _SAME_LETTERS and (bare or not _PRONOUN.isdisjoint(words.tokens(question))):
+        return True  # a name in place of a pronoun is the same question
+    if bare:
+        return False
+    alike = fuzz.ratio(" ".join(sorted(wanted)), " ".join(sorted(query.stems)))
+    return (
+        common >= _SAME * len(wanted)
+        or (common >= _SAME * len(query.stems) and (common > 1 or letters >= _SAME_LETTERS))
+        or alike >= _SAME_LETTERS
+    )
 
 
-def _is_asked_in_any_language(question: str, query: str) -> bool:
+def _is_asked_in_any_language(question: str, pair: Pair) -> bool:
     """Whether at least a third of the shorter one's pairs of neighbouring letters are in the other."""
-    a, b = ({text[n : n + 2] for n in range(len(text) - 1)} for text in (question, query))
+    a, b = ({text[n : n + 2] for n in range(len(text) - 1)} for text in (question, pair.query.folded))
     return len(a & b) >= _FOREIGN * min(len(a), len(b))
 
 
 def _asks(pair: Pair) -> bool:
     return any(
-        phrases.ASKS.search(sentence) or phrases.IMPERATIVE.match(sentence) for sentence in pair.query.sentences.values()
+        phrases.ASKS.search(sentence) or phrases.IMPERATIVE.match(sentence)
+        for sentence in pair.query.sentences.values()
     )
 
 
@@ -132,7 +134,7 @@ def _no_context(pair: Pair) -> Iterator[Check]:
     if not rest or (told >= len(rest) and not _labels(pair.query.folded)):  # what was told went into the query
         return
     linked = any(not pair.query.stems.isdisjoint(words.content(joined.split())) for joined in rest)
-    counts = _MANY.search(pair.query.folded) and any(
+    counts = _MANY.search(pair.query.folded[-_LONGEST_QUESTION:]) and any(
         re.search(r"\d", joined) or not amounts.WORDS.isdisjoint(joined.split()) for joined in rest
     )
     needed = pair.english and not _labels(pair.query.folded) and ((linked and len(rest) > 1) or counts)

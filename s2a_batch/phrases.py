@@ -9,18 +9,26 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from s2a_batch import words
+
 _START: Final = 240
 """How far into a reply its beginning goes, in characters."""
 
+_MOST_FOUND: Final = 12
+_MOST_SEEN: Final = 200
+
 REFUSAL: Final = re.compile(
-    r"\bi(?: am|'m)? (?:sorry|unable to|(?:cannot|ca not|can not|will not|wo not|am not able to) (?:assist|help|comply|"
+    r"\bi(?: am|'m)? (?:sorry|unable to|(?:cannot|ca not|can not|will not|wo not"
+    r"|am not able to) (?:assist|help|comply|"
     r"fulfill|provide|answer|rewrite|process|do|create|generate|continue|discuss|engage|complete|support|share))\b"
-    r"|\bas an ai\b|\bi (?:must|have to) (?:decline|refuse)|\bi apologi[sz]e\b|\b(?:against|violates?) (?:my|our|the) "
+    r"|\bas an ai\b|\bi (?:must|have to) (?:decline|refuse)|\bi apologi[sz]e\b|\b(?:against"
+    r"|violates?) (?:my|our|the) "
     r"(?:guidelines|policy|policies|content)|\bi sorry, but|^sorry, (?:but )?i\b"
 )
 PREAMBLE: Final = re.compile(
     r"^\W*(?:sure|certainly|of course|absolutely|okay|ok|great|understood|got it|no problem|alright) ?[!,.:]"
-    r"|^\W*(?:(?:sure|certainly|of course|absolutely|okay|ok)\W+)?(?:here (?:is|are)|here|below (?:is|are)|the following (?:is|are)|this is) (?:the |your |an? |my )?(?:\w+,? ){0,3}"
+    r"|^\W*(?:(?:sure|certainly|of course|absolutely|okay|ok)\W+)?(?:here (?:is|are)|here|below (?:is"
+    r"|are)|the following (?:is|are)|this is) (?:the |your |an? |my )?(?:\w+,? ){0,3}"
     r"(?:what you|text|version|context|rewrite|rewritten|question|prompt|summary|information|part|request|query)\b"
     r"|\b(?:rewritten|revised|cleaned|filtered|unbiased|prepared|extracted|relevant) (?:text|version|context|prompt|"
     r"question|part|information|sentences?)(?: \w+)? ?(?::|is\b|are\b|from the text)"
@@ -29,14 +37,17 @@ PREAMBLE: Final = re.compile(
     r"|\b(?:was|were|has been|have been) (?:removed|omitted|left out|excluded) (?:because|since|as)\b"
 )
 LABEL: Final = re.compile(
-    r"^\W*(?:relevant[_ ]context|user[_ ]query|(?:unbiased )?(?:text )?context|question(?: ?/ ?query)?|query|"
+    r"^[^\w\n]{0,9}(?:relevant[_ ]context|user[_ ]query|(?:unbiased )?(?:text )?context"
+    r"|question(?: ?/ ?query)?|query|"
     r"rewritten (?:context|question|prompt)|output|json|reply)\W{0,3}[:=]|\b(?:relevant_context|user_query)\b|```|~~~"
     r"|<\|[a-z_]+\|>|\[/?inst\]|</?s>|<end_of_turn>|<start_of_turn>|</?(?:context|question|query|output|json)>",
     re.MULTILINE,
 )
 REASONING: Final = re.compile(
-    r"</?think(?:ing)?>|\blet(?: us|'s|s)? (?:me )?(?:think|see|break (?:this|it) down|solve|analy[sz]e|calculate|compute)\b"
-    r"|\bthe user (?:wants|is asking|asks|has asked|provided|seems)\b|\b(?:we|i) (?:need|have|should) to (?:rewrite|extract|"
+    r"</?think(?:ing)?>|\blet(?: us|'s|s)? (?:me )?(?:think|see|break (?:this|it) down|solve|analy[sz]e"
+    r"|calculate|compute)\b"
+    r"|\bthe user (?:wants|is asking|asks|has asked|provided|seems)\b|\b(?:we|i) (?:need|have"
+    r"|should) to (?:rewrite|extract|"
     r"remove|identify|find out which|split|prepare|figure)\b|\bstep by step\b|\bfirst, (?:i|we|let)\b"
     r"|\bthis sentence is (?:ir)?relevant\b|\bis (?:irrelevant|not relevant|unrelated) (?:to|for) the question\b"
 )
@@ -44,46 +55,64 @@ ANSWER: Final = re.compile(
     r"\banswer(?: to [^.?!:\n]{1,60})? ?(?:is|would be|must be|should be|:|=)(?! ?(?:\(?[a-z]\)|choices|options)) ?\S"
     r"|\b(?:the )?(?:final |correct )?answer ?(?:is|:|=) ?\(?[a-h]\b"
     r"|[=≈] ?-?[$€£]?\d|\b(?:which|this|that) (?:makes|gives|equals|means that|comes to|adds up to|totals)\b"
-    r"|\b(?:therefore|thus|hence|in conclusion|as a result)\b[,: ]|(?:^|[.!?\n] ?)so,? (?:the|he|she|they|it|there|we|in)\b"
+    r"|\b(?:therefore|thus|hence|in conclusion|as a result)\b[,: ]|(?:^|[.!?\n] ?)so,? (?:the|he|she|they"
+    r"|it|there|we|in)\b"
     r"|\b(?:the|a) (?:total|sum|result|difference|product) (?:\w+ ){0,4}?(?:is|was|equals|comes to|of) [$€£]?\d"
     r"|\bequals [$€£]?\d"
 )
 OPINION: Final = re.compile(
-    r"\bi (?:really |personally |do not |strongly |firmly |also )?(?:think|believe|guess|feel|suspect|bet|doubt|reckon|assume|"
-    r"love|like|dislike|hate|prefer|wrote)\b|\bi am (?:pretty |quite |really |not |fairly )*(?:sure|certain|convinced|inclined)\b"
-    r"|\bin my (?:opinion|view|experience)\b|\bmy (?:guess|opinion|view|belief|hunch|assumption|answer|preliminary|initial|"
-    r"first|gut|instinct|intuition)\b|\bif you ask me\b|\bseems to me\b|\bi(?: would|d)? (?:say|go with|lean|cast|vote)\b"
+    r"\bi (?:really |personally |do not |strongly |firmly |also )?(?:think|believe|guess|feel|suspect|bet"
+    r"|doubt|reckon|assume|"
+    r"love|like|dislike|hate|prefer|wrote)\b|\bi am (?:pretty |quite |really |not |fairly )*(?:sure"
+    r"|certain|convinced|inclined)\b"
+    r"|\bin my (?:opinion|view|experience)\b|\bmy (?:guess|opinion|view|belief|hunch|assumption|answer"
+    r"|preliminary|initial|"
+    r"first|gut|instinct|intuition)\b|\bif you ask me\b|\bseems to me\b|\bi(?: would|d)? (?:say|go with"
+    r"|lean|cast|vote)\b"
     r"|\b(?:everyone|everybody) knows\b|\bobviously\b|\bas an expert\b|\b(?:do not|would not) you (?:agree|think)\b"
     r"|\bcould it be\b|\bmight be wrong\b|\bcurious to (?:hear|know|see)\b"
 )
 FORMAT: Final = re.compile(
-    r"\b(?:answer|respond|reply|return|output|format|write|give|present|express|state|provide)\b[^.!?\n]{0,60}?\b(?:in json|as json|json|"
-    r"xml|yaml|csv|markdown|format|only|one word|single (?:word|letter|number|sentence)|yes or no|true or false|bullet|"
-    r"a table|in (?:english|french|german|spanish|italian|chinese|japanese)|(?:\d+|two|three|five|ten) (?:words|sentences|lines)|"
+    r"\b(?:answer|respond|reply|return|output|format|write|give|present|express|state"
+    r"|provide)\b[^.!?\n]{0,60}?\b(?:in json|as json|json|"
+    r"xml|yaml|csv|markdown|format|only|one word|single (?:word|letter|number|sentence)|yes or no"
+    r"|true or false|bullet|"
+    r"a table|in (?:english|french|german|spanish|italian|chinese|japanese)|(?:\d+|two|three|five"
+    r"|ten) (?:words|sentences|lines)|"
     r"decimal places?|nearest|as an? (?:integer|fraction|decimal|percentage|number|list)|letter)\b"
     r"|\b(?:in|as) (?:valid )?json\b|\bround(?:ed)? (?:your answer )?to\b|\bno (?:explanation|more than \d+ words)\b"
     r"|\bwithout (?:any )?explanation\b|\bin (?:at most |under |less than )?\d+ words\b|\bend your (?:answer|reply)\b"
 )
 YOUR_ANSWER: Final = re.compile(
-    r"\byour (?:final )?(?:answer|reply|response)\b|\b(?:the|an) answer (?:should|must)\b|\banswer (?:with|in|as|only)\b|\bjson\b"
+    r"\byour (?:final )?(?:answer|reply|response)\b|\b(?:the|an) answer (?:should|must)\b"
+    r"|\banswer (?:with|in|as|only)\b|\bjson\b"
 )
 UNDECIDED: Final = re.compile(
-    r"\b(?:not enough|insufficient|lacks?|no|missing) (?:information|context|data|details?)\b|\b(?:can ?not|could not) be "
-    r"(?:determined|answered|known|calculated)\b|\b(?:does not|did not) (?:say|state|mention|specify|provide|contain|include)\b"
-    r"|\bimpossible to (?:say|tell|determine|know)\b|\bi do not know\b|\bplease provide\b|\bmore (?:information|context) is\b"
+    r"\b(?:not enough|insufficient|lacks?|no|missing) (?:information|context|data|details?)\b"
+    r"|\b(?:can ?not|could not) be "
+    r"(?:determined|answered|known|calculated)\b|\b(?:does not|did not) (?:say|state|mention|specify"
+    r"|provide|contain|include)\b"
+    r"|\bimpossible to (?:say|tell|determine|know)\b|\bi do not know\b|\bplease provide\b"
+    r"|\bmore (?:information|context) is\b"
 )
 IMPERATIVE: Final = re.compile(
-    r"^(?:\W*(?:please|now|then|first|also|can you|could you|would you|your task is to)\W+){0,2}(?:answer(?! choice)|analy[sz]e|arrange|"
-    r"build|calculate|categori[sz]e|change|check|choose|classify|code|compare|complete|compose|compute|consider|continue|"
-    r"convert|correct|count|create|debug|define|describe|design|determine|discuss|draft|edit|estimate|evaluate|explain|"
-    r"extract|fill|find|fix|formulate|generate|give|identify|implement|improve|list|make|name|order|outline|paraphrase|pick|"
-    r"plan|predict|print|propose|prove|provide|rank|rate|recommend|refactor|rephrase|reply|respond|return|review|rewrite|say|"
+    r"^(?:\W{0,9}(?:please|now|then|first|also|can you|could you|would you"
+    r"|your task is to)\W{1,9}){0,2}(?:answer(?! choice)|analy[sz]e|arrange|"
+    r"build|calculate|categori[sz]e|change|check|choose|classify|code|compare|complete|compose|compute"
+    r"|consider|continue|"
+    r"convert|correct|count|create|debug|define|describe|design|determine|discuss|draft|edit|estimate"
+    r"|evaluate|explain|"
+    r"extract|fill|find|fix|formulate|generate|give|identify|implement|improve|list|make|name|order"
+    r"|outline|paraphrase|pick|"
+    r"plan|predict|print|propose|prove|provide|rank|rate|recommend|refactor|rephrase|reply|respond|return"
+    r"|review|rewrite|say|"
     r"select|show|simplify|solve|sort|state|suggest|summari[sz]e|tell|translate|verify|work out|write)\b"
 )
 ASKS: Final = re.compile(
     r"\b(?:who|whom|whose|what|when|where|which|why|how|whether)\b"
-    r"|^\W*(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have|may|must|if)\b"
-    r"|^\W*(?:the )?(?:total |final |exact )?(?:number|amount|name|names|date|year|reason|reasons|cost|price|percentage|list|"
+    r"|^\W{0,9}(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have|may|must|if)\b"
+    r"|^\W{0,9}(?:the )?(?:total |final |exact )?(?:number|amount|name|names|date|year|reason|reasons"
+    r"|cost|price|percentage|list|"
     r"definition|capital|meaning|value)\b",
     re.MULTILINE,
 )
@@ -94,21 +123,22 @@ PLACEHOLDER: Final = re.compile(
 
 _MARK: Final = re.compile(r"[`~<\[=≈_]|^.{0,40}:", re.MULTILINE)
 _TRIGGERS: Final[dict[re.Pattern[str], frozenset[str]]] = {
-    REFUSAL: frozenset(
-        "sorry unable cannot not ai decline refuse apologize apologise guidelines policy policies".split()  # noqa: SIM905
-    ),
-    PREAMBLE: frozenset(
-        "sure certainly course absolutely okay ok great understood got problem alright here below following version text "  # noqa: SIM905
-        "rewritten revised cleaned filtered unbiased prepared extracted relevant removed kept omitted rephrased left know "
-        "hope note free excluded prompt context".split()
+    REFUSAL: words.listed("sorry unable cannot not ai decline refuse apologize apologise guidelines policy policies"),
+    PREAMBLE: words.listed(
+        "sure certainly course absolutely okay ok great understood got problem alright here below following "
+        "version text "
+        "rewritten revised cleaned filtered unbiased prepared extracted relevant removed kept omitted "
+        "rephrased left know "
+        "hope note free excluded prompt context"
     ),
     LABEL: frozenset(),
-    REASONING: frozenset("think thinking let user rewrite extract step first relevant irrelevant unrelated need".split()),  # noqa: SIM905
-    ANSWER: frozenset(
-        "answer makes gives equals means comes adds totals therefore thus hence conclusion result so total sum difference "  # noqa: SIM905
-        "product".split()
+    REASONING: words.listed("think thinking let user rewrite extract step first relevant irrelevant unrelated need"),
+    ANSWER: words.listed(
+        "answer makes gives equals means comes adds totals therefore thus hence conclusion result so total "
+        "sum difference "
+        "product"
     ),
-    OPINION: frozenset("i my obviously expert everyone everybody agree think me could might curious".split()),  # noqa: SIM905
+    OPINION: words.listed("i my obviously expert everyone everybody agree think me could might curious"),
 }
 """A word of each phrase of a pattern, or else a mark."""
 
@@ -120,14 +150,18 @@ def may_have(pattern: re.Pattern[str], vocabulary: set[str], text: str) -> bool:
 
 def strangers(pattern: re.Pattern[str], reply: str, source: str) -> list[str]:
     """Phrases of the reply that the source does not have, each once, a dozen at most."""
-    found: dict[str, None] = {}
+    seen: set[str] = set()
+    found = []
     for match in pattern.finditer(reply):
         phrase = match.group().lstrip(" .!?\n").rstrip()
-        if phrase and phrase not in found and phrase not in source:
-            found[phrase] = None
-            if len(found) == 12:  # noqa: PLR2004  more say no more
-                break
-    return list(found)
+        if not phrase or phrase in seen:
+            continue
+        seen.add(phrase)
+        if phrase not in source:
+            found.append(phrase)
+        if len(found) == _MOST_FOUND or len(seen) == _MOST_SEEN:
+            break
+    return found
 
 
 def beginning(reply: str) -> str:

@@ -30,7 +30,10 @@ VERDICTS: Final[dict[str, tuple[Level, str]]] = {
     "numbers_invented": ("error", "numbers that the text does not have: copy numbers exactly, calculate nothing"),
     "numbers_swapped": ("error", "these words stand in the text with another number: copy numbers exactly"),
     "words_invented": ("error", "statements with words that the text does not have: copy the wording, add nothing"),
-    "negation_flipped": ("error", "sentences that say the contrary of the text's: keep each not, no and never as it is"),
+    "negation_flipped": (
+        "error",
+        "sentences that say the contrary of the text's: keep each not, no and never as it is",
+    ),
     "copy_truncated": ("error", "a sentence that breaks off in the middle: copy it to its end"),
     "options_lost": ("error", "answer options left out: user_query must hold all of them"),
     "format_lost": ("error", "wishes about the form of the answer left out: user_query must hold them"),

@@ -18,23 +18,31 @@ _SIGNS: Final = (
     "\u0900-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
     # Indic, Thai, Tibetan, Burmese, Khmer, kana, Han, Hangul
 )
-TOKEN: Final = re.compile(rf"[{_SIGNS}]|\d+(?:[.,]\d+)*|[^\W\d_{_SIGNS}]+")
+TOKEN: Final = re.compile(rf"[{_SIGNS}]|\d+(?:[.,]\d+)*+|[^\W\d_{_SIGNS}]+")
 SIGN: Final = re.compile(rf"[{_SIGNS}]")
-_PLAIN: Final = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-", "⁄": "/", "؟": "?"})  # noqa: RUF001
+_PLAIN: Final = str.maketrans(
+    {"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-", "⁄": "/", "؟": "?"}
+)
 _CONTRACTED: Final = re.compile(r"n't\b")
 _SPACES: Final = re.compile(" {2,}")
 _CLITIC: Final = re.compile(r"'(?:s|re|ve|ll|d|m)\b")
 # A stop ends a sentence before a space, a closing mark or the end; CJK stops and line ends always do.
-_STOP: Final = re.compile(r"[.!?]+[\"')\]*]*(?=\s|$)|[。！？।]+|\n+")  # noqa: RUF001
+_STOP: Final = re.compile(r"[.!?]+[\"')\]*]*(?=\s|$)|[。！？।]+|\n+")
 _ABBREVIATED: Final = re.compile(r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|prof|jr|sr|vs|no|e\.g|i\.e|etc|approx)\.$")
 _LONGEST_SENTENCE: Final = 1000
 
-NEGATIONS: Final = frozenset("not no never none nobody nothing neither nor without cannot nowhere hardly".split())  # noqa: SIM905
-AUXILIARIES: Final = frozenset("do does did ca wo a an the be been is are was were am any some ever".split())  # noqa: SIM905
+
+def listed(words: str) -> frozenset[str]:
+    """A set of words, written as a sentence is."""
+    return frozenset(words.split())
+
+
+NEGATIONS: Final = listed("not no never none nobody nothing neither nor without cannot nowhere hardly")
+AUXILIARIES: Final = listed("do does did ca wo a an the be been is are was were am any some ever")
 # Words that are English and hardly anything else. A text with one of them is English when a third of its words are in
 # STOPWORDS; with two, a fifth, as of the distinct words of a longer text.
-_ENGLISH: Final = frozenset(
-    "the and that with how many what does did his she they from which this you were who when each there".split()  # noqa: SIM905
+_ENGLISH: Final = listed(
+    "the and that with how many what does did his she they from which this you were who when each there"
 )
 _SHARE: Final = 0.35
 _SHARE_OF_MANY: Final = 0.22
@@ -44,27 +52,34 @@ STOPWORDS: Final = (
     NEGATIONS
     | AUXILIARIES
     | _ENGLISH
-    | frozenset(
-        "about above across after again against all along already also although always among amount another anything "  # noqa: SIM905
-        "around as ask asked asks at away back because before being below between both but by can could currently down "
-        "during else either enough even every exactly few fewer finally first following former further get gets given "
+    | listed(
+        "about above across after again against all along already also although always among amount another anything "
+        "around as ask asked asks at away back because before being below between both but by can could "
+        "currently down "
+        "during else either enough even every exactly few fewer finally first following former further get "
+        "gets given "
         "got had having he help hence here hers herself him himself hour i in include included includes including "
-        "individual information initial initially instead into its itself just know largest last later least less let "
+        "individual information initial initially instead into its itself just know largest last later least "
+        "less let "
         "list like made make makes many may me might mine more moreover most must my namely need needed needs next "
-        "now number off often on once one only onto or original originally other others our ours out over overall own "
+        "now number off often on once one only onto or original originally other others our ours out over "
+        "overall own "
         "people per perhaps person please provide provided quantity question regarding remain remaining respectively "
         "same second several shall should since so something still such sum tell text their theirs them themselves "
-        "these thing things those though through throughout thus together too total totally toward true under until up "
-        "upon us use used uses using very via want wants we well whatever where whereas whether while whole whom whose "
+        "these thing things those though through throughout thus together too total totally toward true "
+        "under until up "
+        "upon us use used uses using very via want wants we well whatever where whereas whether while whole "
+        "whom whose "
         "why will within would yet your yours altogether additional additionally additional claim claimed claims "
         "correct accurate actually answer answers option options choose context sentence long times time left "
-        "for much if it then than of her d ll m re s t ve st nd rd th user state stated states say says said according there".split()
+        "for much if it then than of her d ll m re s t ve st nd rd th user state stated states say says said "
+        "according there"
     )
 )
 _IRREGULAR: Final = dict(
     pair.split(":")
-    for pair in (
-        "has:have had:have went:go gone:go goes:go bought:buy ate:eat eaten:eat ran:run sold:sell gave:give "  # noqa: SIM905
+    for pair in listed(
+        "has:have had:have went:go gone:go goes:go bought:buy ate:eat eaten:eat ran:run sold:sell gave:give "
         "given:give got:get made:make took:take taken:take children:child men:man women:woman feet:foot teeth:tooth "
         "mice:mouse spent:spend paid:pay thought:think found:find kept:keep began:begin begun:begin saw:see seen:see "
         "wrote:write written:write drove:drive flew:fly grew:grow grown:grow knew:know threw:throw caught:catch "
@@ -72,7 +87,7 @@ _IRREGULAR: Final = dict(
         "told:tell said:say came:come drank:drink swam:swim rode:ride broke:break chose:choose wore:wear led:lead "
         "fed:feed left:leave lent:lend knives:knife loaves:loaf leaves:leaf shelves:shelf halves:half lives:life "
         "stood:stand understood:understand became:become shot:shoot stole:steal hid:hide drew:draw dug:dig"
-    ).split()
+    )
 )
 
 

@@ -134,7 +134,11 @@ def _denied(verb: str) -> str:
 
 def preamble_kept(row: Row, _: Row, rng: random.Random) -> tuple[str, str]:
     """The reply introduces itself."""
-    said = ["Sure! Here is the rewritten text: ", "Here is the relevant context:\n\n", "Sure! Here is what you asked for: "]
+    said = [
+        "Sure! Here is the rewritten text: ",
+        "Here is the relevant context:\n\n",
+        "Sure! Here is what you asked for: ",
+    ]
     return rng.choice(said) + row.context, row.question
 
 
@@ -206,7 +210,8 @@ def rate(data: list[Row], corruption: Corruption | None) -> Rate:
     rng = random.Random(0)  # noqa: S311  a table that is the same each time
     made = errors = warned = 0
     names: Counter[str] = Counter()
-    silent, loud = [], []
+    silent: list[tuple[Row, str, str]] = []
+    loud: list[tuple[Row, str, str]] = []
     for n, row in enumerate(data):
         other = data[(n + 1 + rng.randrange(len(data) - 1)) % len(data)]
         texts = (row.context, row.question) if corruption is None else corruption(row, other, rng)
@@ -245,7 +250,10 @@ def main(root: Path, *, shown: int = 0) -> None:
             found = rate(data, corruption)
             name = "correct" if corruption is None else corruption.__name__
             said = ", ".join(f"{check} {n / found.made:.3f}" for check, n in found.names.most_common(5))
-            print(f"  {name:20} {found.made:5} error {found.errors / found.made:.4f} warn {found.warned / found.made:.3f}  {said}")
+            print(
+                f"  {name:20} {found.made:5} "
+                f"error {found.errors / found.made:.4f} warn {found.warned / found.made:.3f}  {said}"
+            )
             for row, context, query in (found.loud if corruption is None else found.silent)[:shown]:
                 print(f"      {row.prompt!r}\n      -> {context!r} | {query!r} {judge(row, context, query)['error']}")
 
