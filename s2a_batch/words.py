@@ -27,7 +27,7 @@ _CONTRACTED: Final = re.compile(r"n't\b")
 _SPACES: Final = re.compile(" {2,}")
 _CLITIC: Final = re.compile(r"'(?:s|re|ve|ll|d|m)\b")
 # A stop ends a sentence before a space, a closing mark or the end; CJK stops and line ends always do.
-_STOP: Final = re.compile(r"[.!?]+[\"')\]*]*(?=\s|$)|[。！？।]+|\n+")
+_STOP: Final = re.compile(r"(?<![.!?])[.!?]++[\"')\]*]*+(?=\s|$)|[。！？।]+|\n+")
 _ABBREVIATED: Final = re.compile(r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|prof|jr|sr|vs|no|e\.g|i\.e|etc|approx)\.$")
 _LONGEST_SENTENCE: Final = 1000
 
@@ -42,7 +42,8 @@ AUXILIARIES: Final = listed("do does did ca wo a an the be been is are was were 
 # Words that are English and hardly anything else. A text with one of them is English when a third of its words are in
 # STOPWORDS; with two, a fifth, as of the distinct words of a longer text.
 _ENGLISH: Final = listed(
-    "the and that with how many what does did his she they from which this you were who when each there"
+    "the and that with how many what does did his she they from which this you were who when each there "
+    "why where whose would could should their them because about your"
 )
 _SHARE: Final = 0.35
 _SHARE_OF_MANY: Final = 0.22
