@@ -1,23 +1,30 @@
 """Two texts made ready to be compared: what was to be rewritten, and the rewrite.
 
-Each text is gone through once, sentence by sentence. Invariant: what is kept of a text is its folded form, its
-vocabulary and a bounded number of its sentences and numbers, and only while it is judged.
+Knows rapidfuzz. Each text is gone through once, sentence by sentence. Invariant: what is kept of a text is its folded
+form, its vocabulary and a bounded number of its sentences and numbers, and only while it is judged.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from rapidfuzz import fuzz, process
+
 from s2a_batch import amounts, phrases, words
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from s2a_batch.amounts import Amount
     from s2a_batch.records import Rewrite
 
 MOST_SENTENCES: Final = 4000
 _MOST_ASKED: Final = 40
+# Not behind a stop, so its capital is its own.
+_NAME: Final = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}+(?![A-Z])")
 _FOREIGN_SHARE: Final = 0.2
 
 
@@ -32,6 +39,7 @@ class Text:
         stems: Of those that carry meaning.
         sentences: The words of each sentence joined by spaces -> the sentence as folded; equal ones once.
         spelled: Numbers written as words.
+        names: Words with a capital inside a sentence, as compared.
         digits: Numbers written in digits.
         allowed: Every reading of every number.
         asked: The last sentences with a question mark.
@@ -45,14 +53,17 @@ class Text:
     stems: set[str] = field(default_factory=set)
     sentences: dict[str, str] = field(default_factory=dict)
     spelled: list[Amount] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
     digits: list[Amount] = field(default_factory=list)
     allowed: set[str] = field(default_factory=set)
     asked: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_ASKED))
 
     @classmethod
     def of(cls, text: str, *, enumerated: bool = True) -> Text:
-        """Go through a text; `enumerated` false: the numbers of a list's lines are none of its numbers."""
+        """Go through a text; `enumerated` false, of a rewrite: a number before a list's line is none."""
         made = cls(words.fold(text))
+        if not enumerated:
+            made.names.update(name.lower() for name in _NAME.findall(text))
         for sentence in words.sentences(made.folded):
             made._add(sentence)
         made._count_numbers(enumerated=enumerated)
@@ -147,3 +158,20 @@ class Pair:
 
 def _unless_placeholder(text: str) -> str:
     return "" if len(text) < 60 and phrases.PLACEHOLDER.fullmatch(words.fold(text)) else text  # noqa: PLR2004
+
+
+def alike(a: str, b: str) -> float:
+    """How much of two texts is the same, in percent."""
+    return fuzz.ratio(a, b)
+
+
+def same_words(a: str, b: str) -> float:
+    """How much of two texts' words are the same, in percent; all, when those of one are a part of the other's."""
+    return fuzz.token_set_ratio(a, b)
+
+
+def closest(text: str, choices: Iterable[str], cutoff: float, *, part: bool = False) -> tuple[str, float] | None:
+    """The most alike of these, or, with `part`, the one that has the text in it most; None below the cutoff."""
+    scorer = fuzz.partial_ratio if part else fuzz.ratio
+    best = process.extractOne(text, choices, scorer=scorer, score_cutoff=cutoff)
+    return None if best is None else (best[0], best[1])

@@ -1,6 +1,6 @@
 """Whether a rewrite says only what the text says: words, negations, whole sentences; see `quantities` for numbers.
 
-Knows rapidfuzz. Pure functions of a compared pair. Invariant: an error is said of what is provable; where the language
+Pure functions of a compared pair. Invariant: an error is said of what is provable; where the language
 is not known, or a paraphrase could explain it, there is a warning at most.
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from rapidfuzz import fuzz, process
-
-from s2a_batch import amounts, words
+from s2a_batch import amounts, compared, words
 from s2a_batch.verdicts import verdict
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ _SPREAD_SHARE: Final = 0.2
 _FOREIGN_SHARE: Final = 0.6
 _SAME_BUT_FOR_NEGATION: Final = 85.0
 _ENDING: Final = 40
+_ALIKE: Final = 65.0
 _ALL_BUT_NEGATION: Final = 95.0
 # In the source these say what a rewrite may say with `not`.
 _DENYING: Final = words.listed(
@@ -73,6 +72,9 @@ def _strange_words(pair: Pair) -> Iterator[Check]:
             meaning += len(own)
             if len(new) >= _MADE_UP and (len(new) >= _MADE_UP_SHARE * len(own) or _alone(own, pair)):
                 made_up.update(dict.fromkeys(sorted(new)))
+            elif part is pair.context and _is_news(new, own, joined, pair):
+                made_up.update(dict.fromkeys(new))
+            made_up.update(dict.fromkeys(sorted(part.names.intersection(new))))
     if not strange:
         return
     if not pair.english:
@@ -94,6 +96,13 @@ def _alone(own: list[str], pair: Pair) -> bool:
     return True
 
 
+def _is_news(new: list[str], own: list[str], joined: str, pair: Pair) -> bool:
+    """Whether a sentence with one strange word, and little else of meaning, is like none of the source."""
+    if len(new) != 1 or len(own) > _MADE_UP or len(new[0]) < 4 or joined.count(" ") < 3:  # noqa: PLR2004
+        return False
+    return compared.closest(joined, pair.source.sentences.keys(), _ALIKE) is None
+
+
 def _plainly_known(word: str, source: Text) -> bool:
     return word in source.vocabulary or words.stem(word) in source.stems
 
@@ -109,7 +118,7 @@ def _known(word: str, pair: Pair) -> bool:
         return True
     if any(word[:n] in source.vocabulary and word[n:] in source.vocabulary for n in range(2, len(word) - 1)):
         return True
-    return process.extractOne(word, source.vocabulary, scorer=fuzz.ratio, score_cutoff=_SAME_WORD) is not None
+    return compared.closest(word, source.vocabulary, _SAME_WORD) is not None
 
 
 def _strange_signs(pair: Pair) -> Iterator[Check]:
@@ -145,7 +154,7 @@ def _negations(pair: Pair) -> Iterator[Check]:
     flipped, fewer = [], []
     for sentence in changed:
         key, said = _without_negation(sentence), _negation_count(sentence)
-        best = process.extractOne(key, keys.keys(), scorer=fuzz.ratio, score_cutoff=_SAME_BUT_FOR_NEGATION)
+        best = compared.closest(key, keys.keys(), _SAME_BUT_FOR_NEGATION)
         if best is not None:
             counts = keys[best[0]]
             if said > max(counts) or (said < min(counts) and best[1] >= _ALL_BUT_NEGATION):
@@ -162,7 +171,7 @@ def _negations(pair: Pair) -> Iterator[Check]:
 
 def _as_part(key: str, keys: dict[str, list[int]]) -> str | None:
     """The source's sentence of which this one is a part, clauses having been cut out of it; None without."""
-    best = process.extractOne(key, keys.keys(), scorer=fuzz.partial_ratio, score_cutoff=_SAME_BUT_FOR_NEGATION)
+    best = compared.closest(key, keys.keys(), _SAME_BUT_FOR_NEGATION, part=True)
     if best is None:
         wanted = set(key.split())
         within = [k for k in keys if len(wanted) > 2 and wanted <= set(k.split())]  # noqa: PLR2004

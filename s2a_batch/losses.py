@@ -1,6 +1,6 @@
 """Whether a rewrite still has what the answer needs: the question, the context, options, the form of the answer.
 
-Knows rapidfuzz. Pure functions of a compared pair. Invariant: that a sentence was needed cannot be proven without a
+Pure functions of a compared pair. Invariant: that a sentence was needed cannot be proven without a
 model; what is left out is listed, and an error is said of the question and of what only its form shows to be needed.
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from rapidfuzz import fuzz
-
-from s2a_batch import amounts, phrases, words
+from s2a_batch import amounts, compared, phrases, words
 from s2a_batch.verdicts import verdict
 
 if TYPE_CHECKING:
@@ -83,7 +81,7 @@ def _candidates(pair: Pair) -> tuple[list[str], bool]:
 def _is_asked(question: str, pair: Pair) -> bool:
     """Whether the query is this question: nearly all of one is in the other."""
     query = pair.query
-    letters = fuzz.token_set_ratio(question.strip(" ?"), query.folded[-_LONGEST_QUESTION:].strip(" ?"))
+    letters = compared.same_words(question.strip(" ?"), query.folded[-_LONGEST_QUESTION:].strip(" ?"))
     wanted = words.content(words.tokens(question))
     common = len(wanted & query.stems)
     if pair.rephrased and common:
@@ -93,7 +91,7 @@ def _is_asked(question: str, pair: Pair) -> bool:
         return True  # a name in place of a pronoun is the same question
     if bare:
         return False
-    alike = fuzz.ratio(" ".join(sorted(wanted)), " ".join(sorted(query.stems)))
+    alike = compared.alike(" ".join(sorted(wanted)), " ".join(sorted(query.stems)))
     return (
         common >= _SAME * len(wanted)
         or (common >= _SAME * len(query.stems) and (common > 1 or letters >= _SAME_LETTERS))

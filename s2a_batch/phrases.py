@@ -21,6 +21,7 @@ REFUSAL: Final = re.compile(
     r"\bi(?: am|'m)? (?:sorry|unable to|(?:cannot|ca not|can not|will not|wo not"
     r"|am not able to) (?:assist|help|comply|"
     r"fulfill|provide|answer|rewrite|process|do|create|generate|continue|discuss|engage|complete|support|share))\b"
+    r"|\bi (?:am |ca |can ?|could |will |wo |would |do )not\b[^.!?\n]{0,30}\b(?:help|assist|comply|able|process)\b"
     r"|\bas an ai\b|\bi (?:must|have to) (?:decline|refuse)|\bi apologi[sz]e\b|\b(?:against"
     r"|violates?) (?:my|our|the) "
     r"(?:guidelines|policy|policies|content)|\bi sorry, but|^sorry, (?:but )?i\b"
@@ -58,7 +59,10 @@ ANSWER: Final = re.compile(
     r"|\b(?:therefore|thus|hence|in conclusion|as a result)\b[,: ]|(?:^|[.!?\n] ?)so,? (?:the|he|she|they"
     r"|it|there|we|in)\b"
     r"|\b(?:the|a) (?:total|sum|result|difference|product) (?:\w+ ){0,4}?(?:is|was|equals|comes to|of) [$€£]?\d"
-    r"|\bequals [$€£]?\d"
+    r"|\bequals [$€£]?\d|\b(?:result|solution|total) ?[:=] ?\S|\bis the (?:\w+ )?(?:answer|result|solution)\b"
+    r"|\bin total,? there (?:is|are)\b|\bit follows that\b"
+    # a value behind the question
+    r"|\?[ \n]?\(?(?:it is |= ?|that is )?[$€£]?\d[\d.,]*%?\)?[.!]?$"
 )
 OPINION: Final = re.compile(
     r"\bi (?:really |personally |do not |strongly |firmly |also )?(?:think|believe|guess|feel|suspect|bet"
@@ -121,7 +125,7 @@ PLACEHOLDER: Final = re.compile(
     r"(?: (?:is |was )?(?:provided|needed|given|available|found))?)?\W*"
 )
 
-_MARK: Final = re.compile(r"[`~<\[=≈_]|^.{0,40}:", re.MULTILINE)
+_MARK: Final = re.compile(r"[`~<\[=≈_]|\?.{0,3}\(?\d|\? it is|^.{0,40}:", re.MULTILINE)
 _TRIGGERS: Final[dict[re.Pattern[str], frozenset[str]]] = {
     REFUSAL: words.listed("sorry unable cannot not ai decline refuse apologize apologise guidelines policy policies"),
     PREAMBLE: words.listed(

@@ -247,9 +247,9 @@ ASKED = "If she sells 20 apples for $2 each, how much money does she make?"
             "I think it's B. What is 2+2?\nA. 3\nB. 5\nC. 4", "", "What is 2+2?\nA. 3\nB. 5\nC. 4", id="mc lines"
         ),
         pytest.param(
-            "The recieved packge wieghs 3 kg. Whats its wieght in grams? I gues 300.",
-            "The received package weighs 3 kg.",
-            "What's its weight in grams?",
+            "The grey parcle weihgts 3 kg. What is its colour in your bok? I say 300.",
+            "The grey parcel weights 3 kg.",
+            "What is its colour in your book?",
             id="typo",
         ),
         pytest.param(
