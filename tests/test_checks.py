@@ -159,6 +159,40 @@ def test_what_stayed_or_doubled_is_information() -> None:
     assert "removed_nothing" not in judged(CONTEXT)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "context", "query", "name"),
+    [
+        (
+            "Anna hat drei Katzen. Wie viele Katzen hat Anna?",
+            "Anna hat 3 Katzen.",
+            "Wie viele Katzen hat Anna?",
+            "numbers_unknown",
+        ),
+        (PROMPT, "Ann keeps 3 cats and 1,250.50 euros.", QUESTION, "words_new"),
+        (PROMPT, "Ann possesses 3 cats alongside 1,250.50 euros.", QUESTION, "copied_little"),
+        (
+            "My dog is old. My house is red. What is the capital of Spain?",
+            "",
+            "What is the capital of Spain?",
+            "context_dropped",
+        ),
+        ("How many moons has Mars? I say 4. Right?", "", "How many moons has Mars?", "question_other"),
+        (
+            "Ann did not sell the big red house, nor the two cars in the yard. When does she sell the house?",
+            "Ann did not sell the big red house, the two cars in a yard nearby.",
+            "When does she sell the house?",
+            "negation_dropped",
+        ),
+        ("Ann has 3 red cats, and I like that. " + QUESTION, "Ann has 3 red cats", QUESTION, "copy_shortened"),
+    ],
+)
+def test_what_may_be_right_is_a_warning(prompt: str, context: str, query: str, name: str) -> None:
+    """A person should look at it; a machine should not throw it away."""
+    found = judged(context, query, prompt)
+    assert found[name].level == "warn"
+    assert errors(found) == set()
+
+
 def test_errors_come_first() -> None:
     """Who reads only the first check must read the worst."""
     levels = [check.level for check in judge_rewrite(Original(PROMPT), rewrite("Ann has 4 cats. " * 9, "Who?"))]

@@ -2,8 +2,8 @@
 
 DATA is a directory of data sets as <name>/full.jsonl or <name>/sample.jsonl, each line with `prompt`, `oracle_prompt`
 (the prompt without what misleads) and `question`. The oracle is the correct rewrite; each corruption is made from it,
-seeded, so that two runs give the same table. Rows that were cut at an abbreviation ("Mr.") are left out. The checks were
-tuned on these sets and these wordings: of preambles, leaks and inventions in other words they see less.
+seeded, so that two runs give the same table. Rows that were cut at an abbreviation ("Mr.") are left out. The checks
+were tuned on these sets and these wordings: of preambles, leaks and inventions in other words they see less.
 """
 
 from __future__ import annotations
