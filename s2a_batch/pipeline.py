@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from s2a_batch import prompts
+from s2a_batch.checks import judge_answer
 from s2a_batch.draft import Draft, FinishedRewrite
 from s2a_batch.errors import Drained, RecordError, StopRun
 from s2a_batch.records import Outcome, RecordFault, Rewrite, result_line
@@ -111,7 +112,10 @@ class Pipeline:
                 await self._rewrite(draft, self._rewriting)
             if self._answer is None:
                 return None
-            return draft.outcome("answered", answer=await self._answered(self._answer, draft))
+            answer = await self._answered(self._answer, draft)
+            if draft.rewrite is not None and (said := _words_of(answer)):
+                draft.checks = judge_answer(said, draft.rewrite.rewrite)
+            return draft.outcome("answered", answer=answer)
         except RecordError as error:
             return draft.outcome("failed", error=draft.fault(error.kind, str(error)))
         except (Drained, StopRun):
@@ -184,6 +188,13 @@ def _from_rewrite(draft: Draft, job: AnswerJob) -> list[prompts.Message]:
         original=draft.record.prompt if keep else None,
         asked=draft.record.asked,
     )
+
+
+def _words_of(answer: JsonValue) -> str:
+    """What an answer says in words: a number or a choice of true and false says none."""
+    if isinstance(answer, dict):
+        return " ".join(_words_of(part) for part in answer.values())
+    return answer if isinstance(answer, str) else ""
 
 
 def _is_drawn(key: str, share: float) -> bool:

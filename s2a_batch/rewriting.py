@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import checks, passages, prompts
+from s2a_batch import passages, prompts
 from s2a_batch.answers import PassagesReply, RewriteReply, SingleReply
+from s2a_batch.checks import Original, judge_rewrite
+from s2a_batch.checks.verdicts import reason
 from s2a_batch.draft import FinishedRewrite
 from s2a_batch.errors import RecordError
 from s2a_batch.records import Rewrite
@@ -69,10 +71,10 @@ class Rewriting:
         found = self._judged(asked, rewrite, trail)
         if not (failed := found.failed()) or not self._reask:
             return found
-        reason = "; ".join(f"{check.message}{_listed(check.words)}" for check in failed)
-        trail.mark_invalid("check_failed", f"{failed[0].name}: {reason}"[:300])
+        why = reason(failed)
+        trail.mark_invalid("check_failed", f"{failed[0].name}: {why}"[:300])
         try:
-            again = await self._ask(prompts.reask_messages(messages, trail.text, reason), trail, parts)
+            again = await self._ask(prompts.reask_messages(messages, trail.text, why), trail, parts)
         except RecordError:  # there is the first one, and the policy
             return FinishedRewrite(found.rewrite, self._stage.audit(trail), found.checks)
         second = self._judged(asked, again, trail)
@@ -83,7 +85,9 @@ class Rewriting:
         return _parts_of(await self._stage.run(messages, trail), parts, trail.text)
 
     def _judged(self, asked: Asked, rewrite: Rewrite, trail: Trail) -> FinishedRewrite:
-        return FinishedRewrite(rewrite, self._stage.audit(trail), checks.judge_rewrite(asked.prompt, rewrite))
+        kept = f"{asked.system}\n{asked.instructions}"
+        original = Original(asked.prompt, asked.question, kept, rephrased=self._job.preset == "question")
+        return FinishedRewrite(rewrite, self._stage.audit(trail), judge_rewrite(original, rewrite))
 
 
 def _parts_of(reply: BaseModel | str, parts: list[str], raw: str) -> Rewrite:
@@ -100,7 +104,3 @@ def is_plain_question(prompt: str) -> bool:
     """Whether a prompt is one question and nothing else, so that nothing can be taken out of it."""
     text = prompt.strip()
     return text.endswith("?") and len(passages.passages(text)) == 1 and not _STANCE.search(text)
-
-
-def _listed(words: tuple[str, ...]) -> str:
-    return f" ({', '.join(words[:8])})" if words else ""

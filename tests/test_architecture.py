@@ -22,7 +22,7 @@ HOMES = {
     "tenacity": {"retry"},
     "aiofiles": {"textlines", "sink"},
     "genai_prices": {"prices"},
-    "rapidfuzz": {"checks"},
+    "rapidfuzz": {"compared"},
     "jsonschema_rs": {"answers"},
     "rich": {"display", "progress"},
     "typer": {"cli", "commands", "options"},

@@ -128,7 +128,7 @@ def test_the_page_shows_the_numbers_of_the_reading(tmp_path: Path) -> None:
     assert "answer 1,200 4.00 s 4.00 s 4.00 s 4.00 s 4.00 s" in page.text
     assert "Remedy: raise max_tokens." in page.text
     assert "First: line 1201: what is wrong with line 1201" in page.text
-    assert "2× truncated The reply hit the token bound." in page.text  # noqa: RUF001
+    assert "2× truncated The reply hit the token bound." in page.text
     rows = ["records 1,200 1,200", "requests 2,400 1,200", "retries after a fault 1,200 0"]
     rows += ["re-asks after an unusable reply 0 0", "refused by a rate limit 0 0", "failed in an outage 0 1,200"]
     rows += ["waited before sending, p50 0 ms 3.00 s", "waited before sending, p95 0 ms 3.00 s"]

@@ -13,12 +13,13 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from s2a_batch import checks, errors, jobfile, rundir
+from s2a_batch import errors, jobfile, rundir
 from s2a_batch.bounds import Limits, Retry
 from s2a_batch.caps import Budget, Price
+from s2a_batch.checks.verdicts import VERDICTS
 from s2a_batch.forms import Fields
 from s2a_batch.job import AnswerJob, Job, RewriteJob, StageJob
-from s2a_batch.records import Outcome, Rewrite
+from s2a_batch.records import Outcome
 from tests.processes import ROOT
 from tests.server import Plan, Upstream
 
@@ -108,13 +109,11 @@ def test_files_and_fields_are_those_that_are_written() -> None:
     assert fields == {"schema", "key", "line", "id", "input", *Outcome.model_fields}
 
 
-def test_every_check_is_named() -> None:
+def test_every_check_is_named_with_its_level() -> None:
     """A check that nobody can look up is noise."""
-    everything = checks.judge_rewrite(
-        "One 1? Two 2?", Rewrite(relevant_context="3 long words more than before", user_query="Else?", raw="")
-    )
-    row = next(row for row in _rows("Each line:") if row[0] == "`checks`")
-    assert {check.name for check in everything} == set(re.findall(r"`(\w+)`", row[1]))
+    rows = _rows("## Checks")
+    named = {name.strip("`"): row[1] for row in rows for name in row[0].split(", ")}
+    assert named == {name: level for name, (level, _) in VERDICTS.items()}
 
 
 def test_layers_and_modules_are_those_of_the_package() -> None:

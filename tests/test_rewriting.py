@@ -94,7 +94,7 @@ async def test_a_failed_check_is_asked_for_once_more_with_the_reason(policy: str
     again = way.said(1)
     assert again[: len(way.said(0))] == way.said(0)
     assert again[-2] == ("assistant", json.dumps(WRONG["json"], separators=(", ", ": ")))
-    assert "numbers that the prompt lacks (7)" in again[-1][1]
+    assert "copy numbers exactly, calculate nothing (7)" in again[-1][1]
     audit = found.stages.rewrite
     assert audit is not None
     assert [a.error and a.error.kind for a in audit.attempts] == ["check_failed", None]
@@ -107,7 +107,7 @@ async def test_what_still_fails_is_lost_under_fail() -> None:
     found = await Way([WRONG, WRONG], answer={"on_failed_check": "fail"}).go()
     assert (found.status, found.error and found.error.kind) == ("failed", "check_failed")
     assert found.error is not None
-    assert "numbers_invented: numbers that the prompt lacks" in found.error.message
+    assert "numbers_invented: numbers that the text does not have" in found.error.message
     assert (found.rewrite is not None, found.policy) == (True, "fail")
 
 
@@ -254,3 +254,12 @@ async def test_a_baseline_that_fails_costs_the_answer_nothing() -> None:
     assert (found.status, found.baseline) == ("answered", None)
     assert found.stages.baseline is not None
     assert found.stages.baseline.attempts[0].error is not None
+
+
+async def test_an_answer_is_judged_by_its_words_and_a_number_by_none() -> None:
+    """A refusal that came as an answer must not pass for one."""
+    refused = await Way([GOOD, {"content": "I'm sorry, but I cannot help with that request."}]).go()
+    assert [check.name for check in refused.checks if check.level == "error"] == ["answer_refused"]
+    assert refused.policy is None
+    sound = await Way([GOOD, {"content": "Tom has 3 apples."}]).go()
+    assert not [check for check in sound.checks if check.level == "error"]

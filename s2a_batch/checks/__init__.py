@@ -1,0 +1,124 @@
+"""Judgements on a rewrite and on an answer that need no model: pure functions of the texts.
+
+Invariant: a check speaks of what it can prove from the texts, changes neither, and takes time linear in them; what each
+name means and weighs is `verdicts.VERDICTS`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from s2a_batch.checks import fidelity, losses, phrases, quantities, words
+from s2a_batch.checks.compared import Pair, Text
+from s2a_batch.checks.verdicts import verdict, worst_first
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from s2a_batch.records import Check, Rewrite
+
+_UNFINISHED: Final = re.compile(
+    r"(?:[,(\[{:\-]|\b(?:a|an|the|and|or|but|of|to|in|on|at|by|for|with|is|are|was|if|that|which|its|their))$"
+)
+_ENDED: Final = re.compile(r"[.!?。！？]")
+_RESTATED: Final = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What a rewrite was made from.
+
+    Attributes:
+        text: All that the rewrite stage was shown.
+        question: The question, when the input gave it on its own; may be a part of `text` or not.
+        kept: What goes past the rewrite to the answer (system, instructions), so that a rewrite cannot lose it.
+        rephrased: The preset asks for the question in other words, so that it is judged by its subject alone.
+    """
+
+    text: str
+    question: str | None = None
+    kept: str = ""
+    rephrased: bool = False
+
+
+def judge_rewrite(original: Original, rewrite: Rewrite) -> tuple[Check, ...]:
+    """All checks that have something to say of a rewrite, worst first; `verdicts.reason` says the errors to a model."""
+    pair = Pair.of(original.text, original.question, original.kept, rewrite, rephrased=original.rephrased)
+    if not pair.source.count and not pair.length:
+        return ()
+    return worst_first(
+        [
+            *losses.checks(pair),
+            *_residue(pair),
+            *quantities.checks(pair),
+            *fidelity.checks(pair),
+            *(fidelity.copied_little(pair) if pair.same_script() else ()),
+        ]
+    )
+
+
+def judge_answer(answer: str, rewrite: Rewrite, *, finish_reason: str | None = None) -> tuple[Check, ...]:
+    """What can be said of a final answer without a model, worst first.
+
+    Args:
+        answer: The answer as text; of a typed answer its fields' text.
+        rewrite: What was asked.
+        finish_reason: As the server gave it; `length` says that the answer was cut.
+    """
+    said = Text.of(answer)
+    if not said.count:
+        return () if re.search(r"\w", answer) else (verdict("answer_empty"),)
+    start = phrases.beginning(said.folded)
+    asked = words.fold(rewrite.relevant_context + " " + rewrite.user_query)
+    found = []
+    if refusal := phrases.strangers(phrases.REFUSAL, start, asked):
+        found.append(verdict("answer_refused", refusal))
+    if undecided := phrases.strangers(phrases.UNDECIDED, start, asked):
+        found.append(verdict("answer_undecided", undecided))
+    if _restates(said, rewrite.user_query):
+        found.append(verdict("answer_restates"))
+    if finish_reason == "length" or _breaks_off(said):
+        found.append(verdict("answer_cut", [said.folded[-60:]]))
+    return worst_first(found)
+
+
+def _restates(said: Text, query: str) -> bool:
+    """Whether an answer has nearly all words of the question, and no other."""
+    asked = set(words.tokens(words.fold(query)))
+    return len(asked) > 3 and said.vocabulary <= asked and len(said.vocabulary) >= _RESTATED * len(asked)  # noqa: PLR2004
+
+
+def _breaks_off(said: Text) -> bool:
+    """Whether a text ends on a word that needs another, or without a stop after sentences that have one."""
+    text = said.folded.rstrip()
+    last = text[-400:].rpartition("\n")[2]
+    if text.count("```") % 2:
+        return True
+    if said.count > 2 and _UNFINISHED.search(last[-20:]) and not said.in_signs:  # noqa: PLR2004
+        return True
+    stops = list(_ENDED.finditer(last[:-1]))
+    return bool(stops) and last[-1:].isalpha() and len(last[stops[-1].end() :].split()) > 3  # noqa: PLR2004
+
+
+def _residue(pair: Pair) -> Iterator[Check]:
+    """Words about the rewrite, in place of the rewrite."""
+    source = pair.source.folded
+    for name, pattern, at_start in (
+        ("refused", phrases.REFUSAL, True),
+        ("preamble_left", phrases.PREAMBLE, False),
+        ("labels_left", phrases.LABEL, False),
+        ("reasoning_left", phrases.REASONING, False),
+        ("answer_leaked", phrases.ANSWER, False),
+    ):
+        found = []
+        for part in pair.parts:
+            if phrases.may_have(pattern, part.vocabulary, part.folded):
+                text = phrases.beginning(part.folded) if at_start else part.folded
+                found += phrases.strangers(pattern, text, source)
+        if found:
+            yield verdict(name, found)
+    texts = [part.folded for part in pair.parts if phrases.may_have(phrases.OPINION, part.vocabulary, "")]
+    if left := [match.group() for text in texts if (match := phrases.OPINION.search(text))]:
+        yield verdict("opinion_left", left)
