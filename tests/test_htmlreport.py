@@ -307,8 +307,10 @@ def test_the_command_works_beside_a_run_and_after_it(tmp_path: Path, upstream: C
     """From the command to the file, as a person does it."""
     work = tmp_path / "work"
     work.mkdir()
-    write_input(work / "in.jsonl", range(3), text="Is [[r-{n}]] right? I think it is.")
-    assert run(work, "run", "in.jsonl", "-o", "out", "--model", "m", "--base-url", upstream({}).base_url).status == 0
+    write_input(work / "in.jsonl", range(3), text="Is [[r-{n}]] right? I do think that it is so.")
+    rewrite = {"relevant_context": "", "user_query": "Is <markers> right?"}
+    up = upstream({"rules": [{"when": {"stage": "rewrite"}, "replies": [{"json": rewrite}]}]})
+    assert run(work, "run", "in.jsonl", "-o", "out", "--model", "m", "--base-url", up.base_url).status == 0
     done = run(work, "report", "out")
     assert (done.status, done.out, done.err) == (0, "out/report.html\n", "")
     page = Page(work / "out" / "report.html")
