@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+import anyio.to_thread
+
 from s2a_batch import passages, prompts
 from s2a_batch.answers import PassagesReply, RewriteReply, SingleReply
 from s2a_batch.checks import Original, judge_rewrite
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from s2a_batch.stages import Stage, Trail
 
 
+_LONG_CHARS: Final = 50_000
 # Who speaks of himself may hold an opinion; such a prompt is rewritten.
 _STANCE: Final = re.compile(
     r"\b(I|I'[a-z]+|me|my|we|our|us)\b|\b(surely|obviously|clearly|right|isn't it)\b", re.IGNORECASE
@@ -68,7 +71,7 @@ class Rewriting:
         trail = draft.begin(self._stage)
         rewrite = await self._ask(messages, trail, parts)
         self._stage.tally.done += 1
-        found = self._judged(asked, rewrite, trail)
+        found = await self._judged(asked, rewrite, trail)
         if not (failed := found.failed()) or not self._reask:
             return found
         why = reason(failed)
@@ -77,17 +80,21 @@ class Rewriting:
             again = await self._ask(prompts.reask_messages(messages, trail.text, why), trail, parts)
         except RecordError:  # there is the first one, and the policy
             return FinishedRewrite(found.rewrite, self._stage.audit(trail), found.checks)
-        second = self._judged(asked, again, trail)
+        second = await self._judged(asked, again, trail)
         better = second if len(second.failed()) <= len(failed) else found
         return FinishedRewrite(better.rewrite, second.audit, better.checks)
 
     async def _ask(self, messages: list[prompts.Message], trail: Trail, parts: list[str]) -> Rewrite:
         return _parts_of(await self._stage.run(messages, trail), parts, trail.text)
 
-    def _judged(self, asked: Asked, rewrite: Rewrite, trail: Trail) -> FinishedRewrite:
+    async def _judged(self, asked: Asked, rewrite: Rewrite, trail: Trail) -> FinishedRewrite:
         kept = f"{asked.system}\n{asked.instructions}"
         original = Original(asked.prompt, asked.question, kept, rephrased=self._job.preset == "question")
-        return FinishedRewrite(rewrite, self._stage.audit(trail), judge_rewrite(original, rewrite))
+        if len(asked.prompt) < _LONG_CHARS:
+            found = judge_rewrite(original, rewrite)
+        else:  # half a second a megabyte, in which no other record would go on
+            found = await anyio.to_thread.run_sync(judge_rewrite, original, rewrite)
+        return FinishedRewrite(rewrite, self._stage.audit(trail), found)
 
 
 def _parts_of(reply: BaseModel | str, parts: list[str], raw: str) -> Rewrite:

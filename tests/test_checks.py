@@ -311,3 +311,8 @@ def test_time_grows_with_the_text_and_not_with_its_square(piece: str) -> None:
         return time.process_time() - begun
 
     assert seconds(160_000) < 8 * seconds(40_000) + 0.5
+
+
+def test_texts_of_two_million_characters_are_told_as_not_checked() -> None:
+    """They would take all of the machine's memory; nobody may take silence for soundness."""
+    assert set(judged("a b " * 300_000, QUESTION, "a b c " * 200_000)) == {"not_checked"}

@@ -24,6 +24,7 @@ _UNFINISHED: Final = re.compile(
 )
 _ENDED: Final = re.compile(r"[.!?。！？]")
 _RESTATED: Final = 0.8
+MOST_CHARS: Final = 2_000_000  # they take sixteen times as much memory, and a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Original:
 
 def judge_rewrite(original: Original, rewrite: Rewrite) -> tuple[Check, ...]:
     """All checks that have something to say of a rewrite, worst first; `verdicts.reason` says the errors to a model."""
+    if len(original.text) + len(rewrite.relevant_context) + len(rewrite.user_query) > MOST_CHARS:
+        return (verdict("not_checked"),)
     pair = Pair.of(original.text, original.question, original.kept, rewrite, rephrased=original.rephrased)
     if not pair.source.count and not pair.length:
         return ()

@@ -52,6 +52,7 @@ VERDICTS: Final[dict[str, tuple[Level, str]]] = {
     "numbers_dropped": ("info", "numbers left out"),
     "sentences_dropped": ("info", "sentences left out"),
     "subjects_dropped": ("info", "words of the question that the text says more about, and the context does not have"),
+    "not_checked": ("info", "prompt and rewrite are too long to be compared"),
     "answer_empty": ("error", "the answer is empty"),
     "answer_refused": ("error", "the answer refuses"),
     "answer_restates": ("error", "the answer only repeats the question"),
