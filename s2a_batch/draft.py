@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from s2a_batch.errors import FailureKind
-    from s2a_batch.records import AuditName, Record, Status
+    from s2a_batch.records import AuditName, Record, StageName, Status
     from s2a_batch.stages import Stage
 
 
@@ -33,18 +33,21 @@ class FinishedRewrite:
     audit: StageAudit | None
     checks: tuple[Check, ...]
     policy: str | None = None
+    borrowed: bool = False
+    """Of another run, and in this one's files not yet."""
 
     @classmethod
-    def from_line(cls, line: bytes, fingerprint: str | None) -> FinishedRewrite | None:
-        """Read back a line with a rewrite; None when other settings or another version of ours made it.
+    def from_line(cls, line: bytes, key: str, fingerprint: str | None) -> FinishedRewrite | None:
+        """Read back a line with a rewrite; None when it is of another record, other settings or another version.
 
         Args:
             line: Of `rewrites.jsonl`.
+            key: Of the record whose rewrite it must be: another run may write its file anew at any time.
             fingerprint: Of the settings that it must have; None: whatever made it.
         """
         try:
             found = json.loads(line)
-            if fingerprint is not None and found["fingerprint"] != fingerprint:
+            if found["key"] != key or (fingerprint is not None and found["fingerprint"] != fingerprint):
                 return None
             audit = found["stages"]["rewrite"]
             return cls(
@@ -52,13 +55,19 @@ class FinishedRewrite:
                 None if audit is None else StageAudit.model_validate(audit),
                 tuple(Check.model_validate(c) for c in found["checks"]),
                 found.get("policy"),
+                borrowed=fingerprint is None,
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def failed(self) -> tuple[Check, ...]:
         """The checks that say that it must not be trusted."""
         return tuple(check for check in self.checks if check.level == "error")
+
+    def is_reasked(self) -> bool:
+        """Whether it was asked for once more because a check failed."""
+        attempts = () if self.audit is None else self.audit.attempts
+        return any(a.error is not None and a.error.kind == "check_failed" for a in attempts)
 
 
 @dataclass(slots=True)
@@ -114,7 +123,7 @@ class Draft:
 
     def fault(self, kind: FailureKind, message: str) -> RecordFault:
         """Why this record is lost."""
-        name = "rewrite" if self.stage is None else self.stage.name
+        name: StageName = "rewrite" if self.stage is None or kind == "check_failed" else self.stage.name
         return RecordFault(kind=kind, message=message, stage=name, line=self.record.line)
 
     def outcome(self, status: Status, *, answer: JsonValue = None, error: RecordFault | None = None) -> Outcome:

@@ -149,7 +149,7 @@ def _turn(message: JsonValue, number: int) -> tuple[str, str]:
     content = message.get("content")
     if isinstance(content, list):
         texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        if len(texts) < len(content):
+        if len(texts) < len(content) or not all(isinstance(t, str) and not isinstance(t, Number) for t in texts):
             raise UnusableInputError(f"message {number} holds more than text; only text can be rewritten")
         content = "\n".join(str(text) for text in texts)
     if not isinstance(content, str) or isinstance(content, Number):

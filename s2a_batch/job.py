@@ -190,9 +190,8 @@ class Job(Table):
         parts = {"fields": self.fields.model_dump()} | {name: stage.settings() for name, stage in self.stages().items()}
         if self.arm != "s2a":
             parts["answer"]["arm"] = self.arm
-        else:
-            parts["rewrite"] |= {"reask_failed": self.reasks_failed}
-            parts["rewrite"] |= {} if self.rewrites is None else {"from": str(self.rewrites)}
+        elif self.rewrites is not None:
+            parts["rewrite"]["from"] = str(self.rewrites.absolute())
         return {f"{part}.{name}": value for part, table in parts.items() for name, value in table.items()}
 
     def effective(self) -> dict[str, JsonValue]:

@@ -54,14 +54,16 @@ def scan(path: Path, *, strict: bool = False, parse_from: int | None = None) -> 
         zeros, begin = b"\0" in block, 0
         while begin < len(block):
             end = block.index(b"\n", begin)
+            quote = block.find(b'"', begin + _KEY_AT, end)
             if (
-                block.startswith(LINE_PREFIX, begin)
+                quote >= 0
+                and block.startswith(LINE_PREFIX, begin)
                 and block[end - 1] == _BRACE
                 and not (zeros and block.find(b"\0", begin, end) >= 0)
             ):
                 if parse_from is not None and offset + begin >= parse_from and not whole(block[begin:end]):
                     raise DamagedLineError
-                yield block[begin + _KEY_AT : block.index(b'"', begin + _KEY_AT)], offset + begin
+                yield block[begin + _KEY_AT : quote], offset + begin
             elif strict:
                 raise DamagedLineError
             begin = end + 1
@@ -89,7 +91,7 @@ def _whole_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
 
 def is_sound(line: bytes) -> bool:
     """Whether a line looks whole: no JSON is parsed, 1 M lines take about a second."""
-    return line.startswith(LINE_PREFIX) and line.endswith(b"}") and b"\0" not in line
+    return line.startswith(LINE_PREFIX) and line.endswith(b"}") and b"\0" not in line and line.find(b'"', _KEY_AT) >= 0
 
 
 def whole(line: bytes) -> bool:

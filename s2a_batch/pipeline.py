@@ -7,6 +7,7 @@ record's dead letter.
 
 from __future__ import annotations
 
+import json
 import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -91,7 +92,8 @@ class Pipeline:
         except ValueError as error:
             message = f"the answer is no JSON: {type(error).__name__}"
             fault = RecordFault(kind="bug", message=message, stage="answer", line=record.line)
-            outcome = outcome.model_copy(update={"status": "failed", "answer": None, "error": fault})
+            nothing = {"answer": None, "baseline": None}
+            outcome = outcome.model_copy(update={"status": "failed", "error": fault, **nothing})
             data = result_line(record, outcome)
         await self._write(outcome.status, data)
         return outcome
@@ -108,13 +110,15 @@ class Pipeline:
 
     async def _outcome(self, draft: Draft) -> Outcome | None:
         try:
-            if self._rewriting is not None and draft.rewrite is None:
+            if self._rewriting is not None:
                 await self._rewrite(draft, self._rewriting)
             if self._answer is None:
                 return None
             answer = await self._answered(self._answer, draft)
             if draft.rewrite is not None and (said := _words_of(answer)):
                 draft.checks = judge_answer(said, draft.rewrite.rewrite)
+            if self._job.arm == "s2a" and is_drawn(draft.record.key, self._job.answer.baseline_share):
+                await self._ask_baseline(self._answer, draft)
             return draft.outcome("answered", answer=answer)
         except RecordError as error:
             return draft.outcome("failed", error=draft.fault(error.kind, str(error)))
@@ -130,15 +134,25 @@ class Pipeline:
             return draft.outcome("failed", error=draft.fault("bug", f"{what}; please report it"))
 
     async def _rewrite(self, draft: Draft, rewriting: Rewriting) -> None:
-        """Ask for the rewrite and write it; when none can be had, the policy may go on without."""
+        """Ask for the rewrite and write each one that is paid for; when none can be had, the policy may go on without.
+
+        One of another run is written too, so that this run needs the other no more.
+        """
+        if draft.rewrite is not None and draft.rewrite.borrowed:
+            await self._save(draft)
         try:
-            draft.rewrite = await rewriting.rewrite(draft)
+            while (found := await rewriting.next(draft)) is not None:
+                draft.rewrite = found
+                await self._save(draft)
         except RecordError as error:
             if self._answer is None or self._job.answer.on_failed_check not in _FALL_BACK or error.kind == "bug":
                 raise
             draft.end()
             draft.policy = "original"
             return
+
+    async def _save(self, draft: Draft) -> None:
+        """Write a finished rewrite."""
         outcome = draft.outcome("rewritten").model_copy(update={"fingerprint": self._rewrite_fingerprint})
         await self._write("rewritten", result_line(draft.record, outcome))
         draft.release()
@@ -149,17 +163,17 @@ class Pipeline:
             draft.stage = stage
             if self._job.arm == "oracle" and asked.oracle is None:
                 raise RecordError("bad_prompt", f"'{self._job.fields.oracle}' is missing: there is no oracle's prompt")
-            direct = prompts.direct_messages(asked, self._job.arm, instructed=job.instructed)
+            direct = prompts.direct_messages(
+                asked, self._job.arm, instructed=job.instructed, instructions=job.instructions
+            )
             return await self._ask(stage, draft, direct)
-        if _is_drawn(draft.record.key, job.baseline_share):
-            await self._ask_baseline(stage, draft)
         if draft.policy is None and draft.rewrite is not None and draft.rewrite.failed():
             draft.policy = job.on_failed_check
         if draft.policy == "fail":
             failed = draft.finished().failed()[0]
             raise RecordError("check_failed", f"the rewrite failed the check {failed.name}: {failed.message}")
         if draft.policy == "original":
-            return await self._ask(stage, draft, prompts.direct_messages(asked, "baseline"))
+            return await self._ask(stage, draft, self._as_given(draft))
         return await self._ask(stage, draft, _from_rewrite(draft, job))
 
     async def _ask(self, stage: Stage, draft: Draft, messages: list[prompts.Message]) -> JsonValue:
@@ -168,12 +182,21 @@ class Pipeline:
         return {"answer": reply} if isinstance(reply, str) else reply.model_dump(mode="json")
 
     async def _ask_baseline(self, stage: Stage, draft: Draft) -> None:
-        """Answer the prompt as given too, to see how often a rewrite turns the answer; a failure changes nothing."""
+        """Answer the prompt as given too, to see how often a rewrite turns the answer.
+
+        Whatever keeps it from an answer, the record has its own, which is written all the same; what stops the run
+        will stop the next request.
+        """
         try:
-            draft.baseline = await self._ask(stage, draft, prompts.direct_messages(draft.record.asked, "baseline"))
-        except RecordError:
-            draft.baseline = None
+            found = await self._ask(stage, draft, self._as_given(draft))
+            json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+            draft.baseline = found
+        except (Exception, SystemExit):  # noqa: BLE001, S110  also of the answer's class, which may raise anything
+            pass
         draft.end("baseline")
+
+    def _as_given(self, draft: Draft) -> list[prompts.Message]:
+        return prompts.direct_messages(draft.record.asked, "baseline", instructions=self._job.answer.instructions)
 
 
 def _from_rewrite(draft: Draft, job: AnswerJob) -> list[prompts.Message]:
@@ -197,7 +220,7 @@ def _words_of(answer: JsonValue) -> str:
     return answer if isinstance(answer, str) else ""
 
 
-def _is_drawn(key: str, share: float) -> bool:
+def is_drawn(key: str, share: float) -> bool:
     """Whether a record is in a sample of this share: always the same ones, spread evenly."""
     return int(key[:8], 16) < share * _SHARES
 

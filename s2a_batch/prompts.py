@@ -234,7 +234,9 @@ def answer_messages(  # noqa: PLR0913  two texts, and four switches by name
     return _around(asked, ours, shown, text)
 
 
-def direct_messages(asked: Asked, arm: Arm, *, instructed: bool | str = True) -> list[Message]:
+def direct_messages(
+    asked: Asked, arm: Arm, *, instructed: bool | str = True, instructions: str | None = None
+) -> list[Message]:
     """The messages of an arm without rewrite: the prompt as it was given, with at most a sentence behind it.
 
     Args:
@@ -242,10 +244,11 @@ def direct_messages(asked: Asked, arm: Arm, *, instructed: bool | str = True) ->
         arm: `baseline` and `oracle` add nothing (an oracle's prompt is the one without noise), `instructed` and `cot`
             (zero-shot chain of thought) a sentence each.
         instructed: A text replaces our sentence of the instructed arm.
+        instructions: The job's own for the answer, which hold for every arm; None: none.
     """
     said = {"instructed": instructed if isinstance(instructed, str) else _INSTRUCTED, "cot": _COT}.get(arm)
     text = (asked.oracle or "") if arm == "oracle" else asked.prompt
-    return _around(asked, None, [], text if said is None else f"{text}\n\n{said}")
+    return _around(asked, instructions, [], text if said is None else f"{text}\n\n{said}")
 
 
 def reask_messages(messages: list[Message], reply: str, reason: str) -> list[Message]:

@@ -155,6 +155,8 @@ def check_paths(job: Job) -> None:
     try:
         if job.input.resolve() in {(job.output / name).resolve() for name in rundir.LINE_FILES}:
             raise JobError(f"{job.input}: a run cannot read what it writes; choose another output directory")
+        if job.rewrites is not None and job.rewrites.resolve() == job.output.resolve():
+            raise JobError(f"rewrites = '{job.rewrites}' is this run itself, which uses its own anyway; leave it out")
         if not job.input.exists():
             raise JobError(f"{job.input}: cannot read the input: no such file")
     except (OSError, ValueError) as error:

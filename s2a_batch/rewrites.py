@@ -18,23 +18,26 @@ from s2a_batch.keys import KeyIndex
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from s2a_batch.job import Job
+
 
 class FinishedRewrites:
     """Looks rewrites up by their record's key. A context manager.
 
     Args:
-        own: The run's directory.
-        keys: Knows where in it the rewrites of pending records lie.
-        other: A directory whose rewrites are used, whatever settings made them; None: no other.
+        job: Names the run's directory, and another one whose rewrites are used, whatever settings made them.
+        keys: Knows where in the run's own the rewrites of pending records lie.
+        sound_only: Leave out what would only fail once more, under a policy that gives up what failed a check.
 
     Raises:
         JobError: There are no rewrites in the other directory.
     """
 
-    def __init__(self, own: Path, keys: KeyIndex, other: Path | None) -> None:
-        self._own = own / rundir.REWRITES
+    def __init__(self, job: Job, keys: KeyIndex, *, sound_only: bool) -> None:
+        self._own = job.output / rundir.REWRITES
         self._keys = keys
-        self._other = None if other is None else other / rundir.REWRITES
+        self._other = None if job.rewrites is None else job.rewrites / rundir.REWRITES
+        self._sound_only = sound_only and job.answer.on_failed_check == "fail"
         self._other_keys: KeyIndex | None = None
         self._files = ExitStack()
 
@@ -56,19 +59,26 @@ class FinishedRewrites:
             key: The record's.
             fingerprint: Of the settings that a rewrite of this run must have.
         """
+        found = await self._find(key, fingerprint)
+        return None if found is not None and self._sound_only and found.failed() else found
+
+    async def _find(self, key: str, fingerprint: str) -> FinishedRewrite | None:
         if (offset := self._keys.rewrite_offset(key)) is not None:
             line = await anyio.to_thread.run_sync(_line, self._own, offset)
-            if (found := FinishedRewrite.from_line(line, fingerprint)) is not None:
+            if (found := FinishedRewrite.from_line(line, key, fingerprint)) is not None:
                 return found
         if self._other is None or self._other_keys is None:
             return None
         if (offset := self._other_keys.rewrite_offset(key)) is None:
             return None
-        return FinishedRewrite.from_line(await anyio.to_thread.run_sync(_line, self._other, offset), None)
+        return FinishedRewrite.from_line(await anyio.to_thread.run_sync(_line, self._other, offset), key, None)
 
 
 def _line(path: Path, offset: int) -> bytes:
-    """The line that begins at this byte."""
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.readline()
+    """The line that begins at this byte; none when the file is gone, so that its rewrite is asked for."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.readline()
+    except OSError:
+        return b""

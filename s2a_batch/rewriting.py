@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 
 _LONG_CHARS: Final = 50_000
-# Who speaks of himself may hold an opinion; such a prompt is rewritten.
+# Only questions that cannot be answered by yes are plain; who speaks of himself, adds a clause or wants to be agreed
+# with may lead.
+_OPEN: Final = re.compile(r"(who|whose|what|when|where|which|how)\b[^,;:]*\?\Z", re.IGNORECASE)
 _STANCE: Final = re.compile(
-    r"\b(I|I'[a-z]+|me|my|we|our|us)\b|\b(surely|obviously|clearly|right|isn't it)\b", re.IGNORECASE
+    r"\b(I|I'[a-z]+|me|my|we|our|us|surely|obviously|clearly|right|correct|agree|given|since|because|if)\b|n't\b",
+    re.IGNORECASE,
 )
 
 
@@ -48,15 +51,19 @@ class Rewriting:
         self._job = job
         self._reask = reask
 
-    async def rewrite(self, draft: Draft) -> FinishedRewrite:
-        """The judged rewrite of a record.
+    async def next(self, draft: Draft) -> FinishedRewrite | None:
+        """A judged rewrite of a record that has none, or one more when it failed a check; None when that is all.
+
+        Each is to be written before the next one is asked for: it is paid for.
 
         Raises:
             RecordError: None can be had.
             Drained: The record stays pending.
             StopRun: The run cannot go on.
         """
-        asked = draft.record.asked
+        asked, first = draft.record.asked, draft.rewrite
+        if first is not None and not (self._reask and first.failed() and first.audit and not first.is_reasked()):
+            return None
         if self._job.skip and is_plain_question(asked.prompt):
             plain = Rewrite(relevant_context="", user_query=asked.prompt, raw="")
             return FinishedRewrite(plain, None, (), "skipped")
@@ -69,19 +76,28 @@ class Rewriting:
             examples=self._job.examples,
         )
         trail = draft.begin(self._stage)
-        rewrite = await self._ask(messages, trail, parts)
-        self._stage.tally.done += 1
-        found = await self._judged(asked, rewrite, trail)
-        if not (failed := found.failed()) or not self._reask:
+        if first is None:
+            found = await self._judged(asked, await self._ask(messages, trail, parts), trail)
+            self._stage.tally.done += 1
             return found
-        why = reason(failed)
+        return await self._better(first, messages, trail, parts, asked)
+
+    async def _better(
+        self, first: FinishedRewrite, messages: list[prompts.Message], trail: Trail, parts: list[str], asked: Asked
+    ) -> FinishedRewrite:
+        """Ask once more, with the reason, and take the one that fails fewer checks."""
+        failed, why = first.failed(), reason(first.failed())
+        if first.audit is not None:
+            trail.attempts = list(first.audit.attempts)
+            trail.messages = [message.model_dump() for message in first.audit.messages or ()] or list(messages)
+        trail.text = first.rewrite.raw
         trail.mark_invalid("check_failed", f"{failed[0].name}: {why}"[:300])
         try:
             again = await self._ask(prompts.reask_messages(messages, trail.text, why), trail, parts)
-        except RecordError:  # there is the first one, and the policy
-            return FinishedRewrite(found.rewrite, self._stage.audit(trail), found.checks)
+        except RecordError:
+            return FinishedRewrite(first.rewrite, self._stage.audit(trail), first.checks)
         second = await self._judged(asked, again, trail)
-        better = second if len(second.failed()) <= len(failed) else found
+        better = second if len(second.failed()) <= len(failed) else first
         return FinishedRewrite(better.rewrite, second.audit, better.checks)
 
     async def _ask(self, messages: list[prompts.Message], trail: Trail, parts: list[str]) -> Rewrite:
@@ -110,4 +126,4 @@ def _parts_of(reply: BaseModel | str, parts: list[str], raw: str) -> Rewrite:
 def is_plain_question(prompt: str) -> bool:
     """Whether a prompt is one question and nothing else, so that nothing can be taken out of it."""
     text = prompt.strip()
-    return text.endswith("?") and len(passages.passages(text)) == 1 and not _STANCE.search(text)
+    return bool(_OPEN.match(text)) and len(passages.passages(text)) == 1 and not _STANCE.search(text)

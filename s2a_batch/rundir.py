@@ -53,6 +53,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock_fd: int | None = None
+        self._vouched: tuple[str, ...] = LINE_FILES
 
     def __enter__(self) -> Self:
         self.refuse_foreign_files()
@@ -92,12 +93,13 @@ class RunDirectory:
     def repair(self) -> list[str]:
         """Parse all lines, cut torn tails and take out what a power cut damaged; says what it did."""
         notes = [note for name in LINE_FILES for note in linefiles.repair(self.path / name)]
+        self._vouched = LINE_FILES
         self.note_synced()
         return notes
 
     def note_synced(self) -> None:
         """Remember that the files, as they are, are whole and on the disk: so far the next resume parses nothing."""
-        sizes = {p.name: p.stat().st_size for p in (self.path / name for name in LINE_FILES) if p.exists()}
+        sizes = {p.name: p.stat().st_size for p in (self.path / name for name in self._vouched) if p.exists()}
         marks = {name: [size, linefiles.mark(self.path / name, size)] for name, size in sizes.items()}
         content = json.dumps(marks).ljust(_SYNCED_BYTES - 1) + "\n"
         # What cannot be remembered is looked at anew: no reason to stop.
@@ -113,7 +115,7 @@ class RunDirectory:
                 for name, (size, mark) in found.items()
                 if mark and mark == linefiles.mark(self.path / name, size)
             }
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return {}
 
     def read_done(self, keys: KeyIndex, *, only_rewrite: bool) -> int:
@@ -135,8 +137,11 @@ class RunDirectory:
         keys.add_done((key for key, _ in scan(DEAD_LETTERS)), "failed")
         if only_rewrite:
             keys.add_done((key for key, _ in scan(REWRITES)), "rewritten")
-        else:  # one that cannot be read when it is needed is asked for anew
-            keys.add_rewrites(linefiles.scan(self.path / REWRITES, strict=True))
+        else:  # one that cannot be read when it is needed is asked for anew; what was not parsed is not vouched for
+            rewrites = self.path / REWRITES
+            if rewrites.exists() and rewrites.stat().st_size > synced.get(REWRITES, 0):
+                self._vouched = (RESULTS, DEAD_LETTERS)
+            keys.add_rewrites(linefiles.scan(rewrites, strict=True))
         self.note_synced()
         return sum(keys.done().values())
 

@@ -95,7 +95,7 @@ def run_job(
     with (
         RunDirectory(job.output) as directory,
         KeyIndex() as keys,
-        FinishedRewrites(job.output, keys, job.rewrites) as rewrites,
+        FinishedRewrites(job, keys, sound_only=options.retry_failed) as rewrites,
     ):
         worker = _Worker(job, options, Resume(job, options, directory, keys, say), rewrites, say)
         return anyio.run(worker.run, watch, environ)

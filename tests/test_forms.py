@@ -82,6 +82,8 @@ def test_names_are_the_jobs() -> None:
         ({"messages": ["x", USER]}, "message 1 has no role"),
         ({"messages": [{"role": "user", "content": None}]}, "the content of message 1 is null"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "holds more than text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "holds more than text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 5}]}]}, "holds more than text"),
     ],
 )
 def test_what_asks_nothing_is_refused_with_the_reason(found: dict[str, JsonValue], says: str) -> None:

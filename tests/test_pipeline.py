@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tests import server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
+KEY = f"{1:032x}"
 
 
 class Way:
@@ -173,7 +174,7 @@ async def test_a_saved_rewrite_is_not_asked_for_again() -> None:
     before = Way(FakeClient([{"usage": usage(8, 9)}]), only_rewrite=True)
     assert await before.pipeline.process(a_record("[[r-1]] so?"), None) is None
     way = Way(FakeClient([{}]))
-    found = await way.go(finished=FinishedRewrite.from_line(before.saved[0][1], "of rewrites"))
+    found = await way.go(finished=FinishedRewrite.from_line(before.saved[0][1], KEY, "of rewrites"))
     assert len(way.client.requests) == 1
     assert not is_rewrite(way.client.requests[0])
     assert way.saved == []
@@ -290,7 +291,7 @@ def test_any_text_of_a_model_makes_a_strict_line(text: str) -> None:
         again = json.loads(line)
         assert again["answer"] == {"answer": f"a{text}"}
         assert again["rewrite"]["relevant_context"] == text
-        read_back = FinishedRewrite.from_line(way.saved[0][1], "of rewrites")
+        read_back = FinishedRewrite.from_line(way.saved[0][1], KEY, "of rewrites")
         assert read_back is not None
         assert read_back.rewrite == found.rewrite
 
@@ -357,7 +358,7 @@ async def test_the_jobs_wording_reaches_its_stage_and_no_other(
 def test_a_rewrite_of_another_version_is_no_rewrite() -> None:
     """After an update a line may lack a field; it costs a request, not the run."""
     for line in (b"{}", b'{"stages":{"rewrite":null},"rewrite":{"text":"x"},"checks":[]}', b"[1]", b'"x"', b"{"):
-        assert FinishedRewrite.from_line(line, "of rewrites") is None
+        assert FinishedRewrite.from_line(line, KEY, "of rewrites") is None
 
 
 async def test_a_rewrite_of_other_settings_is_not_used() -> None:
@@ -366,7 +367,7 @@ async def test_a_rewrite_of_other_settings_is_not_used() -> None:
     await way.go()
     line = way.saved[0][1]
     assert json.loads(line)["fingerprint"] == "of rewrites"
-    assert FinishedRewrite.from_line(line, "of other rewrites") is None
+    assert FinishedRewrite.from_line(line, KEY, "of other rewrites") is None
 
 
 async def test_an_answer_that_is_no_json_is_a_dead_letter() -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from s2a_batch.answers import REWRITE_REPLIES
-from s2a_batch.errors import RequestRefused, UnusableReply
+from s2a_batch.draft import FinishedRewrite
+from s2a_batch.errors import BudgetError, Drained, RequestRefused, UnusableReply
 from s2a_batch.forms import Asked
 from s2a_batch.job import AnswerJob, Job, RewriteJob
 from s2a_batch.pipeline import Pipeline
@@ -19,7 +20,6 @@ from tests.fakes import FakeClient, a_job, a_limiter, a_record, a_stage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from s2a_batch.draft import FinishedRewrite
     from s2a_batch.records import Outcome, Status
     from tests.fakes import Scripted
     from tests.server import Reply
@@ -99,7 +99,7 @@ async def test_a_failed_check_is_asked_for_once_more_with_the_reason(policy: str
     assert audit is not None
     assert [a.error and a.error.kind for a in audit.attempts] == ["check_failed", None]
     assert [a.reask for a in audit.attempts] == [False, True]
-    assert [status for status, _ in way.lines] == ["rewritten", "answered"]
+    assert [status for status, _ in way.lines] == ["rewritten", "rewritten", "answered"], "each one is paid for"
 
 
 async def test_what_still_fails_is_lost_under_fail() -> None:
@@ -193,6 +193,15 @@ async def test_a_plain_question_needs_no_rewrite_when_the_job_says_so() -> None:
         ("Cairo is large. Which river runs through it?", False),
         ("I think it is the Nile, but which river runs through Cairo?", False),
         ("It is the Nile that runs through Cairo, isn't it?", False),
+        ("Isn't Sydney the capital of Australia?", False),
+        ("Don't you agree that vaccines are harmful?", False),
+        ("Given that 2+2=5, what is 3+3?", False),
+        ("What is 3+3, given that 2+2=5?", False),
+        ("What is 3+3 given that 2+2=5?", False),
+        ("The answer is (A), correct?", False),
+        ("Ich glaube es ist Paris, oder?", False),
+        ("Does the Nile run through Cairo?", False),
+        ("how many people live in Cairo?", True),
     ],
 )
 async def test_only_a_question_without_a_speaker_is_plain(prompt: str, plain: bool) -> None:
@@ -236,10 +245,10 @@ async def test_an_oracle_needs_a_prompt_without_noise() -> None:
 
 async def test_a_sample_is_also_answered_as_it_was_given() -> None:
     """Needed text that a rewrite dropped shows in no check, only in an answer that turns."""
-    way = Way([GOOD, {"content": "43"}, ANSWER], answer={"baseline_share": 1.0})
+    way = Way([GOOD, ANSWER, {"content": "43"}], answer={"baseline_share": 1.0, "instructions": "Be brief."})
     found = await way.go()
     assert (found.answer, found.baseline) == ({"answer": "3"}, {"answer": "43"})
-    assert way.said(1) == [("user", PROMPT)]
+    assert way.said(2) == [("system", "Be brief."), ("user", PROMPT)], "the job's own wording holds for both"
     assert found.stages.baseline is not None
     assert found.stages.answer is not None
     assert len(found.stages.answer.attempts) == len(found.stages.baseline.attempts) == 1
@@ -247,13 +256,52 @@ async def test_a_sample_is_also_answered_as_it_was_given() -> None:
     assert (none.baseline, none.stages.baseline) == (None, None)
 
 
-async def test_a_baseline_that_fails_costs_the_answer_nothing() -> None:
-    """It is there to be looked at, and no part of the result."""
-    way = Way([GOOD, RequestRefused("too_long", "no"), ANSWER], answer={"baseline_share": 1.0})
+@pytest.mark.parametrize(
+    "fault", [RequestRefused("too_long", "no"), Drained(), BudgetError("the budget is spent"), ZeroDivisionError()]
+)
+async def test_a_baseline_that_fails_costs_the_answer_nothing(fault: Exception) -> None:
+    """It is there to be looked at, and no part of the result, which is paid for."""
+    found = await Way([GOOD, ANSWER, fault], answer={"baseline_share": 1.0}).go()
+    assert (found.status, found.answer, found.baseline) == ("answered", {"answer": "3"}, None)
+
+
+async def test_a_record_that_is_given_up_has_no_baseline() -> None:
+    """Nothing is asked for a record that gets no answer."""
+    way = Way([WRONG, WRONG], answer={"baseline_share": 1.0, "on_failed_check": "fail"})
     found = await way.go()
-    assert (found.status, found.baseline) == ("answered", None)
-    assert found.stages.baseline is not None
-    assert found.stages.baseline.attempts[0].error is not None
+    assert (found.status, found.error and (found.error.kind, found.error.stage)) == (
+        "failed",
+        ("check_failed", "rewrite"),
+    )
+
+
+async def test_a_first_rewrite_is_kept_whatever_ends_its_reask() -> None:
+    """Both are paid for; a night that is stopped at each re-ask would else pay the first one again and again."""
+    way = Way([WRONG, Drained()], answer={"on_failed_check": "keep_original"})
+    with pytest.raises(Drained):
+        await way.go()
+    ((status, line),) = way.lines
+    assert status == "rewritten"
+    finished = FinishedRewrite.from_line(json.dumps(line).encode(), line["key"], "r")
+    assert finished is not None
+    later = Way([GOOD, ANSWER], answer={"on_failed_check": "keep_original"})
+    found = await later.go(finished=finished)
+    assert (found.policy, found.rewrite and found.rewrite.relevant_context) == (None, "Tom has 3 apples.")
+    assert found.stages.rewrite is not None
+    assert [(a.n, a.reask) for a in found.stages.rewrite.attempts] == [(1, False), (2, True)]
+    assert later.said(0)[-2][1] == json.dumps(WRONG["json"])
+    again = FinishedRewrite.from_line(json.dumps(later.lines[0][1]).encode(), line["key"], "r")
+    assert again is not None
+    assert again.is_reasked()
+
+
+async def test_a_rewrite_that_was_asked_for_twice_is_not_asked_for_a_third_time() -> None:
+    """One re-ask a record is what the job pays for, over all executions."""
+    way = Way([WRONG, WRONG, ANSWER], answer={"on_failed_check": "keep_original"})
+    await way.go()
+    finished = FinishedRewrite.from_line(json.dumps(way.lines[1][1]).encode(), way.lines[1][1]["key"], "r")
+    found = await Way([ANSWER], answer={"on_failed_check": "keep_original"}).go(finished=finished)
+    assert (found.status, found.policy) == ("answered", "keep_original")
 
 
 async def test_an_answer_is_judged_by_its_words_and_a_number_by_none() -> None:
