@@ -199,7 +199,7 @@ async def test_a_plain_question_needs_no_rewrite_when_the_job_says_so() -> None:
         ("What is 3+3, given that 2+2=5?", False),
         ("What is 3+3 given that 2+2=5?", False),
         ("The answer is (A), correct?", False),
-        ("Ich glaube es ist Paris, oder?", False),
+        ("Je pense que c'est Paris, non?", False),
         ("Does the Nile run through Cairo?", False),
         ("how many people live in Cairo?", True),
     ],

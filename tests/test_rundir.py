@@ -306,3 +306,26 @@ def test_only_what_came_after_the_last_sync_is_parsed(tmp_path: Path) -> None:
     (tmp_path / ".synced").write_bytes(b"[" * 512)
     path.write_bytes(b"".join(lines))
     assert read() == 3
+
+
+def test_rewrites_that_were_not_parsed_are_not_vouched_for(tmp_path: Path) -> None:
+    """Where rewrites are all that is wanted, a damaged one must not count as done because a run passed over it."""
+    glued = LINES[0][:60] + LINES[1]
+    (tmp_path / REWRITES).write_bytes(glued + LINES[2])
+    with RunDirectory(tmp_path) as run, KeyIndex() as keys:
+        assert run.read_done(keys, only_rewrite=False) == 0
+    with RunDirectory(tmp_path) as run, KeyIndex() as keys, pytest.raises(DamagedLineError):
+        run.read_done(keys, only_rewrite=True)
+    with RunDirectory(tmp_path) as run, KeyIndex() as keys:
+        (note,) = run.repair()
+        assert run.read_done(keys, only_rewrite=True) == 1
+        assert "moved 1 damaged lines" in note
+
+
+@pytest.mark.parametrize("line", [b'{"schema":1,"key":"}', b'{"schema":1,"key":"abc}', b'{"schema":1,"key":}'])
+def test_a_line_whose_key_has_no_end_is_damaged_and_nothing_else(tmp_path: Path, line: bytes) -> None:
+    """It must neither end the program nor swallow the line behind it."""
+    content, notes = repaired(tmp_path, LINES[0] + line + b"\n" + LINES[1])
+    assert (content, len(notes)) == (LINES[0] + LINES[1], 1)
+    (tmp_path / RESULTS).write_bytes(LINES[0] + line + b"\n" + LINES[1])
+    assert [key for key, _ in scan(tmp_path / RESULTS)] == KEYS[:2]
