@@ -20,7 +20,7 @@ from rich.text import Text
 from s2a_batch import inspect, marks, progress
 from s2a_batch.account import StageSummary, Summary
 from s2a_batch.figures import dollars
-from s2a_batch.records import Outcome
+from s2a_batch.records import Outcome, Rewrite
 from s2a_batch.rundir import DEAD_LETTERS
 from s2a_batch.web import viewrecord
 
@@ -130,7 +130,7 @@ class Screen:
         self.out.print(_head(found, outcome))
         if told := viewrecord.policy_told(found):
             self.out.print(_cut(f"policy: {told}"))
-        self._part("original", _struck(viewrecord.original(found, names), outcome))
+        self._part("original", _struck(viewrecord.original(found, names), outcome.rewrite))
         if outcome.rewrite is not None and outcome.policy != "skipped":
             self._part("rewrite", _cut(outcome.rewrite.relevant_context))
             self._part("query", _cut(outcome.rewrite.user_query))
@@ -270,18 +270,16 @@ def _head(found: dict[str, object], outcome: Outcome) -> Text:
     return Text.assemble((outcome.status, style), _tame(place), f", {outcome.seconds:.2f} s, {outcome.started_at}")
 
 
-def _struck(prompt: str, outcome: Outcome) -> Text:
-    """The prompt with what the rewrite left out marked [-so-], in colour where there is colour."""
-    text, left = Text(), _MOST_CHARS
-    for piece, kept in [(prompt, True)] if outcome.rewrite is None else marks.removed(prompt, outcome.rewrite):
-        shown, left = piece[:left], left - len(piece)
+def _struck(prompt: str, rewrite: Rewrite | None) -> Text:
+    """The prompt with what the rewrite left out marked [-so-]; of long texts the beginnings are compared."""
+    text, begin = Text(), prompt[:_MOST_CHARS]
+    cut = {name: value[:_MOST_CHARS] for name, value in rewrite or ()}
+    for piece, kept in marks.removed(begin, Rewrite(**cut)) if cut else [(begin, True)]:
         if kept:
-            text.append(_tame(shown))
+            text.append(_tame(piece))
         else:
-            bare = shown.rstrip()
-            text.append(_tame(f"[-{bare}-]"), style="red strike").append(_tame(shown[len(bare) :]))
-        if left <= 0:
-            break
+            bare = piece.rstrip()
+            text.append(_tame(f"[-{bare}-]"), style="red strike").append(_tame(piece[len(bare) :]))
     return text.append(_rest(prompt))
 
 
