@@ -248,7 +248,7 @@ def test_the_summary_tells_what_was_not_answered_from_a_sound_rewrite(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     policies: dict[str, int],
-    answered_too: tuple[int, int],
+    also: tuple[int, int],
     row: str,
 ) -> None:
     """A night of answers from the originals looks like a success; `status` must tell it as the end of the run does."""
