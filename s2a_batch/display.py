@@ -20,8 +20,9 @@ from rich.text import Text
 from s2a_batch import inspect, marks, progress
 from s2a_batch.account import StageSummary, Summary
 from s2a_batch.figures import dollars
-from s2a_batch.records import Outcome
+from s2a_batch.records import Outcome, Rewrite
 from s2a_batch.rundir import DEAD_LETTERS
+from s2a_batch.web import viewrecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from s2a_batch.inspect import Preview, Standing
-    from s2a_batch.records import Attempt
+    from s2a_batch.web.viewrecord import Names
     from s2a_batch.worker import Finished, Live
 
 _AGAIN: Final = "run the same command again to go on"
+_MOST_CHARS: Final = 200_000
 _KILLED: Final = f"its end left no summary (a kill, a power cut): {_AGAIN}"
 
 
@@ -112,33 +114,37 @@ class Screen:
         last = found.manifest.get("summary")
         summary = _summary(last) if isinstance(last, dict) else None
         if not found.running:
-            rows += [] if summary is None else [*_account(summary), *_reason(summary), _ended(found)]
+            rows += [] if summary is None else _account(summary)
+            rows += [f"reason: {summary.stopped}"] if summary and summary.stopped and not _by_signal(summary) else []
+            rows += [] if summary is None else [f"ended at {found.manifest.get('written_at')}"]
         rows += _in_all(found)
         if not found.running:
             rows += [_KILLED] if summary is None else _remedies(summary)
             rows += _failures(directory, found.failed)
         self.out.print(Text(_tame("\n".join(rows))))
 
-    def record(self, line: bytes, prompt_field: str) -> None:
-        """One record in full: original with what was removed, rewrite, answer, attempts."""
+    def record(self, line: bytes, names: Names) -> None:
+        """One record in full: original with what was removed, rewrite, answers, attempts; `names` are of its input."""
         found = json.loads(line)
-        outcome = Outcome.model_validate({name: found[name] for name in Outcome.model_fields})
-        prompt = _prompt_of(found, outcome, prompt_field)
+        outcome = Outcome.model_validate({name: found[name] for name in Outcome.model_fields if name in found})
         self.out.print(_head(found, outcome))
-        self._part("original", _struck(prompt, outcome))
-        if outcome.rewrite is not None:
-            self._part("rewrite", Text(_tame(outcome.rewrite.relevant_context)))
-            self._part("query", Text(_tame(outcome.rewrite.user_query)))
+        if told := viewrecord.policy_told(found):
+            self.out.print(_cut(f"policy: {told}"))
+        self._part("original", _struck(viewrecord.original(found, names), outcome.rewrite))
+        if outcome.rewrite is not None and outcome.policy != "skipped":
+            self._part("rewrite", _cut(outcome.rewrite.relevant_context))
+            self._part("query", _cut(outcome.rewrite.user_query))
         if outcome.error is not None:
-            self._part("error", Text(_tame(f"{outcome.error.kind}: {outcome.error.message}"), style="red"))
+            self._part("error", _cut(f"{outcome.error.kind}: {outcome.error.message}", "red"))
         elif outcome.answer is not None:
-            answer = json.dumps(outcome.answer, ensure_ascii=False, indent=None)
-            self._part("answer", Text(_tame(answer), style="bold green"))
+            self._part("answer", _cut(json.dumps(outcome.answer, ensure_ascii=False), "bold green"))
+        if outcome.baseline is not None:
+            self._part("baseline, the answer to the original", _cut(json.dumps(outcome.baseline, ensure_ascii=False)))
         for check in outcome.checks:
-            self._part("check", Text(_tame(f"{check.level} {check.name}: {check.message} {' '.join(check.words)}")))
-        for name, audit in (("rewrite", outcome.stages.rewrite), ("answer", outcome.stages.answer)):
+            self._part("check", _cut(f"{check.level} {check.name}: {check.message} {' '.join(check.words)}"))
+        for name, audit in outcome.stages:
             if audit is not None:
-                self._part(f"{name} attempts", Text("\n".join(_tame(_attempt(a)) for a in audit.attempts)))
+                self._part(f"{name} attempts", _cut("\n".join(viewrecord.attempt_told(a) for a in audit.attempts)))
 
     def _part(self, title: str, body: RenderableType) -> None:
         self.out.print(Text(title, style="bold"))
@@ -181,7 +187,16 @@ def _account(summary: Summary) -> list[str]:
     return [
         f"{_headline(summary)}: {', '.join(counts)}{scope}; {summary.seconds:.1f} s",
         *(_used(name, part) for name, part in stages.items() if part.requests),
+        *_policies(summary),
     ]
+
+
+def _policies(summary: Summary) -> list[str]:
+    """What was done in place of answering from a sound rewrite, and how often a rewrite turned the answer."""
+    told = [f"policies: {_kinds(summary.policies)}"] if summary.policies else []
+    turned = f"{summary.baselines} also answered as given, {summary.flips} with another answer"
+    told += [turned] if summary.baselines else []
+    return ["; ".join(told)] if told else []
 
 
 def _headline(summary: Summary) -> str:
@@ -192,10 +207,6 @@ def _headline(summary: Summary) -> str:
     if summary.lines == 0:
         return "nothing to do, the input is empty"
     return "nothing to do" if summary.lines == summary.skipped else "done"
-
-
-def _ended(found: Standing) -> str:
-    return f"ended at {found.manifest.get('written_at')}"
 
 
 def _in_all(found: Standing) -> list[str]:
@@ -211,10 +222,6 @@ def _in_all(found: Standing) -> list[str]:
 
 def _by_signal(summary: Summary) -> bool:
     return summary.stopped in signal.Signals.__members__
-
-
-def _reason(summary: Summary) -> list[str]:
-    return [f"reason: {summary.stopped}"] if summary.stopped and not _by_signal(summary) else []
 
 
 def _remedies(summary: Summary) -> list[str]:
@@ -263,36 +270,27 @@ def _head(found: dict[str, object], outcome: Outcome) -> Text:
     return Text.assemble((outcome.status, style), _tame(place), f", {outcome.seconds:.2f} s, {outcome.started_at}")
 
 
-def _prompt_of(found: dict[str, object], outcome: Outcome, field: str) -> str:
-    """The user's text: what the rewrite stage sent last, else the input's field, else the line as it was read."""
-    sent = outcome.stages.rewrite.messages if outcome.stages.rewrite is not None else None
-    if sent:
-        return sent[-1].content
-    given = found["input"]
-    prompt = given.get(field) if isinstance(given, dict) else found.get("raw")
-    return prompt if isinstance(prompt, str) else json.dumps(given, ensure_ascii=False)
-
-
-def _struck(prompt: str, outcome: Outcome) -> Text:
-    """The prompt with what the rewrite left out marked [-so-], in colour where there is colour."""
-    if outcome.rewrite is None:
-        return Text(_tame(prompt))
-    text = Text()
-    for piece, kept in marks.removed(prompt, outcome.rewrite):
+def _struck(prompt: str, rewrite: Rewrite | None) -> Text:
+    """The prompt with what the rewrite left out marked [-so-]; of long texts the beginnings are compared."""
+    text, begin = Text(), prompt[:_MOST_CHARS]
+    cut = {name: value[:_MOST_CHARS] for name, value in rewrite or ()}
+    for piece, kept in marks.removed(begin, Rewrite(**cut)) if cut else [(begin, True)]:
         if kept:
             text.append(_tame(piece))
         else:
             bare = piece.rstrip()
             text.append(_tame(f"[-{bare}-]"), style="red strike").append(_tame(piece[len(bare) :]))
-    return text
+    return text.append(_rest(prompt))
 
 
-def _attempt(a: Attempt) -> str:
-    used = "tokens unknown" if a.usage is None else f"{a.usage.input_tokens} tokens in, {a.usage.output_tokens} out"
-    came = a.finish_reason or "" if a.error is None else f"{a.error.kind}: {a.error.message}"
-    times = f"{a.started}, {a.seconds:.2f} s, waited {a.waited_s:.2f} s"
-    where = f"HTTP {a.status or '-'} {a.request_id or ''}".rstrip()
-    return f"  {a.n}. {'re-ask, ' if a.reask else ''}{times}; {where}; {used}; {came}"
+def _cut(whole: str, style: str = "") -> Text:
+    """A text as far as a person reads it."""
+    return Text(_tame(whole[:_MOST_CHARS]) + _rest(whole), style=style)
+
+
+def _rest(whole: str) -> str:
+    more = len(whole) - _MOST_CHARS
+    return f"\n(cut: {more} of {len(whole)} characters are not shown; --json has all)" if more > 0 else ""
 
 
 def _tame(text: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pydantic import ValidationError
+
 from s2a_batch.bounds import Table
 
 if TYPE_CHECKING:
@@ -89,6 +91,40 @@ def asked(found: Mapping[str, JsonValue], fields: Fields) -> Asked:
         return _chat(messages, oracle, *_past(found, fields.system, fields.instructions))
     names = ", ".join(name[:_NAME_CHARS] for name in sorted(found)[:_SHOWN_NAMES])
     raise UnusableInputError(f"the field '{fields.prompt}' is missing; the object has {names or 'no fields'}")
+
+
+def prompt_of_input(found: Mapping[str, JsonValue], fields: Mapping[str, JsonValue]) -> str | None:
+    """The user's text of an input object that was read back, as a run takes it, else the text nearest to a prompt.
+
+    Args:
+        found: The object; its numbers may be of any type.
+        fields: The `fields` table of `run.json`, of any version.
+    """
+    try:
+        names = Fields.model_validate({name: fields[name] for name in Fields.model_fields if name in fields})
+    except ValidationError:
+        names = Fields()
+    try:
+        return asked(found, names).prompt
+    except (UnusableInputError, ValueError):  # the latter: a number of too many digits in place of a text
+        return _nearest(found, names)
+
+
+def _nearest(found: Mapping[str, JsonValue], names: Fields) -> str | None:
+    """What a refused object holds in place of a prompt."""
+    prompt, context, question = (found.get(name) for name in (names.prompt, names.context, names.question))
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(question, str):
+        return f"{context}\n\n{question}" if isinstance(context, str) and context else question
+    for turns in (found.get(names.messages), _batch_messages(found)):
+        last = turns[-1] if isinstance(turns, list) and turns else None
+        content = last.get("content") if isinstance(last, dict) else None
+        parts = content if isinstance(content, list) else [{"text": content}]
+        texts = [part.get("text") for part in parts if isinstance(part, dict)]
+        if said := [text for text in texts if isinstance(text, str)]:
+            return "\n".join(said)
+    return None
 
 
 def is_text(value: object) -> bool:

@@ -21,14 +21,19 @@ from hypothesis import strategies as st
 
 from s2a_batch.display import Screen
 from s2a_batch.errors import EndpointError
+from s2a_batch.inspect import Standing
 from s2a_batch.records import Usage
 from s2a_batch.report import Tally
 from s2a_batch.worker import Finished
 from tests.processes import RUN, Program, read_lines, run, start
+from tests.rundata import encoded, failed, result, stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pydantic import JsonValue
+
+    from tests.processes import JsonObject
     from tests.server import Plan, Reply, Upstream
 
 RECORDS = 10
@@ -225,3 +230,87 @@ def test_a_disk_that_is_gone_is_no_reason_to_crash_at_the_end(
         (tmp_path / "dead_letters.jsonl").write_bytes(damage)
         assert told(capsys, finished(tally, 3, stopped="it is gone"), tmp_path)[0] == "error: it is gone"
     assert told(capsys, finished(tally, 3, stopped="it is gone"), tmp_path / "no")[0] == "error: it is gone"
+
+
+@pytest.mark.parametrize(
+    ("policies", "also", "row"),
+    [
+        (
+            {"original": 3, "skipped": 1},
+            (12, 2),
+            "policies: 3 original, 1 skipped; 12 also answered as given, 2 with another answer",
+        ),
+        ({"fail": 1}, (0, 0), "policies: 1 fail"),
+        ({}, (5, 0), "5 also answered as given, 0 with another answer"),
+    ],
+)
+def test_the_summary_tells_what_was_not_answered_from_a_sound_rewrite(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    policies: dict[str, int],
+    also: tuple[int, int],
+    row: str,
+) -> None:
+    """A night of answers from the originals looks like a success; `status` must tell it as the end of the run does."""
+    tally = Tally(lines=20, answered=20, baselines=also[0], flips=also[1])
+    tally.policies.update(policies)
+    found = finished(tally, 0)
+    assert told(capsys, found, tmp_path)[1] == row
+    manifest: dict[str, JsonValue] = {"summary": found.summary.model_dump(mode="json"), "written_at": "now"}
+    Screen().standing(
+        Standing(running=False, answered=20, failed=0, waiting=0, manifest=manifest, totals=None), tmp_path
+    )
+    assert capsys.readouterr().out.splitlines()[2:] == [row, "ended at now"]
+
+
+def shown(capsys: pytest.CaptureFixture[str], line: JsonObject) -> list[str]:
+    """What `show` prints of a line, after its head."""
+    Screen().record(encoded(line), "prompt")
+    return capsys.readouterr().out.splitlines()[1:]
+
+
+def test_a_record_shows_its_policy_and_its_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    """From which text the answer was made, and what it would be without the rewrite, is what an audit asks."""
+    stages = {name: stage("s", "u") for name in ("rewrite", "answer", "baseline")}
+    lines = shown(capsys, result(3, policy="original", baseline={"answer": 99}, stages=stages, checks=[]))
+    one = "  1. 2026-11-25T02:00:00.500+00:00, 0.40 s, waited 0.10 s; HTTP 200 req-1; 30 tokens in, 6 out; stop"
+    assert lines == [
+        "policy: answered from the original (the rewrite failed a check)",
+        *("original", "Ann has 3 cats. [-I think it is 99.-] How many cats does Ann have?"),
+        *("rewrite", "Ann has 3 cats.", "query", "How many cats does Ann have?"),
+        *("answer", '{"answer": 3}', "baseline, the answer to the original", '{"answer": 99}'),
+        *("rewrite attempts", one, "answer attempts", one, "baseline attempts", one),
+    ]
+
+
+def test_a_skipped_rewrite_is_told_and_not_shown_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty block reads as a rewrite that lost everything."""
+    rewrite = {"relevant_context": "", "user_query": "Why?", "raw": ""}
+    line = result(1, prompt="Why?", rewrite=rewrite, policy="skipped", checks=[], stages={})
+    assert shown(capsys, line) == [
+        "policy: no rewrite was asked for (the prompt is one plain question)",
+        *("original", "Why?", "answer", '{"answer": 1}'),
+    ]
+
+
+def test_a_failed_record_shows_the_answer_to_its_original(capsys: pytest.CaptureFixture[str]) -> None:
+    """It was paid for, and it is all there is; a line of an older version has no such field."""
+    line = failed(1, "check_failed", policy="fail", baseline={"answer": 99}, checks=[], stages={})
+    lines = shown(capsys, line)
+    assert lines[0] == "policy: not answered (the rewrite failed a check)"
+    assert lines[-4:] == [
+        *("error", "check_failed: no complete reply", "baseline, the answer to the original", '{"answer": 99}')
+    ]
+
+
+def test_a_text_of_megabytes_is_cut_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """A terminal that scrolls for minutes shows nothing; whole texts are compared for seconds."""
+    prompt, most = "".join(f"word{n} " for n in range(300_000)), 200_000
+    rewrite = {"relevant_context": prompt[:600_000], "user_query": "Why?", "raw": ""}
+    lines = shown(capsys, result(1, prompt=prompt, rewrite=rewrite, answer={"answer": "x" * most}, stages={}))
+    assert len(prompt) == 3_188_890
+    rest = "(cut: {} of {} characters are not shown; --json has all)"
+    assert lines[1] == prompt[:most], "the rewrite has all of it, so nothing is struck"
+    assert lines[2] == rest.format(2_988_890, 3_188_890)
+    assert lines[4:6] == [prompt[:most], rest.format(400_000, 600_000)]
+    assert lines[9:11] == ['{"answer": "' + "x" * (most - 12), rest.format(14, most + 14)]

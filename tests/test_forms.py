@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from s2a_batch import source
-from s2a_batch.forms import Asked, Fields, UnusableInputError, asked, id_of
+from s2a_batch.forms import Asked, Fields, UnusableInputError, asked, id_of, prompt_of_input
 from s2a_batch.keys import KeyIndex
 from s2a_batch.records import Record
 
@@ -113,3 +113,44 @@ def test_forms_come_out_of_the_source_with_their_ids(tmp_path: Path) -> None:
         return [(record.id_json, record.prompt) for record in found if isinstance(record, Record)]
 
     assert anyio.run(read) == [(b'"r-1"', "Is it?"), (b"2", "Why?")]
+
+
+@pytest.mark.parametrize(
+    ("found", "fields", "prompt"),
+    [
+        ({"prompt": "Why?", "question": "no"}, {}, "Why?"),
+        ({"ask": "Why?", "prompt": "no"}, {"prompt": "ask", "id": "id"}, "Why?"),
+        ({"q": "Why?", "c": "Ann sings.", "context": "no"}, {"question": "q", "context": "c"}, "Ann sings.\n\nWhy?"),
+        ({"question": "Why?", "context": ""}, {}, "Why?"),
+        ({"turns": [USER]}, {"messages": "turns"}, "Is it?"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "Is"}, {"type": "text", "text": "it"}]}
+                ]
+            },
+            {},
+            "Is\nit",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 7}]}]}, {}, "7"),
+        ({"body": {"messages": [USER]}}, {}, "Is it?"),
+        ({"prompt": "Why?", "other": 1.5, "id": 7}, {"system": None}, "Why?"),
+        ({"prompt": "Why?"}, {"prompt": 5, "of another version": {}}, "Why?"),
+        ({"prompt": " "}, {}, " "),
+        ({"prompt": 5}, {}, None),
+        ({"prompt": 1.5, "question": "Why?"}, {}, "Why?"),
+        ({"question": "Why?", "context": 5}, {}, "Why?"),
+        ({"messages": [{"role": "assistant", "content": "Hello"}]}, {}, "Hello"),
+        ({"messages": [{"content": [{"type": "image"}, {"type": "text", "text": "Is it?"}]}]}, {}, "Is it?"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 10**5000}]}]}, {}, None),
+        ({"messages": [7]}, {}, None),
+        ({"messages": []}, {}, None),
+        ({"body": []}, {}, None),
+        ({}, {}, None),
+    ],
+)
+def test_the_prompt_of_an_object_read_back_is_found(
+    found: dict[str, JsonValue], fields: dict[str, JsonValue], prompt: str | None
+) -> None:
+    """Three views show the original beside its rewrite: all of them the text that was asked, also of a refused line."""
+    assert prompt_of_input(found, fields) == prompt

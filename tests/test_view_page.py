@@ -54,7 +54,7 @@ def evil(n: int, text: str) -> list[JsonObject]:
     fault = {"kind": text, "message": text, "stage": text, "line": n}
     return [
         result(n, answer={"answer": text}, baseline={text: text}, **common),
-        failed(n + 1) | common | {"error": fault},
+        failed(n + 1, **common) | {"error": fault},
     ]
 
 
@@ -63,7 +63,8 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     """One server for this module."""
     directory = run_directory(tmp_path_factory.mktemp("page") / "out")
     error = {"name": "question_lost", "level": "error", "message": "the question is another", "words": []}
-    append(directory, result(1, id="first"), failed(2), bad_line(3), result(4, checks=[error], seconds=500.0))
+    judged = result(4, checks=[error], seconds=500.0, policy="original", baseline={"answer": 99})
+    append(directory, result(1, id="first"), failed(2), bad_line(3), judged)
     append(directory, result(5, status="rewritten", answer=None))
     for n, text in enumerate(EVIL):
         append(directory, *evil(10 + 2 * n, text))
@@ -117,6 +118,18 @@ def test_the_token_leaves_the_address(page: Browser) -> None:
     assert page.run("location.search") == ""
     assert "token" not in page.run("location.href")
     assert complaints(page) == []
+
+
+def test_a_record_shows_its_policy_and_its_baseline(page: Browser, viewer: Viewer) -> None:
+    """An answer from the original looks like one from the rewrite above it."""
+    show(page, viewer, "line:4")
+    facts = page.run("[...document.querySelectorAll('#record .facts span')].map((node) => node.textContent)")
+    assert facts[-1] == "policy original: answered from the original (the rewrite failed a check)"
+    heads = page.run("[...document.querySelectorAll('#record h4')].map((node) => node.textContent)")
+    assert "To the prompt as given another answer" in heads
+    show(page, viewer, "line:1")
+    assert "policy" not in page.run("document.querySelector('#record .facts').textContent")
+    assert "as given" not in page.run("document.querySelector('#record').textContent")
 
 
 @pytest.mark.parametrize("text", EVIL)

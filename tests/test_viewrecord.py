@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 
 from s2a_batch.web import viewindex
 from s2a_batch.web.viewquery import Filters, Place, page
-from s2a_batch.web.viewrecord import CUT_CHARS, original, shown
+from s2a_batch.web.viewrecord import CUT_CHARS, original, policy_told, shown
 from tests.rundata import append, attempt, bad_line, encoded, failed, result, run_directory, stage
 
 if TYPE_CHECKING:
@@ -55,19 +55,64 @@ def test_the_original_is_found_in_every_form_of_input(given: JsonObject, prompt:
     assert original({"stages": {}, "input": given}, "prompt") == prompt
 
 
-def test_what_was_sent_is_the_original() -> None:
-    """It is what the rewrite was made from, whatever the input's form."""
-    line = result(1, stages={"rewrite": stage("s", "Sent. Why?"), "answer": None})
-    assert original(line, "prompt") == "Sent. Why?"
+def test_the_original_is_what_was_given_even_when_something_else_was_sent() -> None:
+    """A rewrite by passages sends numbers between the sentences; marks on those would show what nobody wrote."""
+    sent = {"rewrite": stage("s", "[1] Ann sings.\n[2] Why?"), "answer": None}
+    assert original(result(1, prompt="Ann sings. Why?", stages=sent), "prompt") == "Ann sings. Why?"
+    assert original(result(1, stages=sent) | {"input": {"ask": "Why?"}}, {"prompt": "ask"}) == "Why?"
+    assert original(result(1, stages=sent) | {"input": {"ask": "Why?"}}, "prompt") == "[1] Ann sings.\n[2] Why?"
     assert original(bad_line(2), "prompt") == "{oops"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ""),
+        ({"policy": "answer_anyway"}, "answered from the rewrite all the same (it failed a check)"),
+        (
+            {"policy": "keep_original"},
+            "answered from the rewrite and the original together (the rewrite failed a check)",
+        ),
+        ({"policy": "original"}, "answered from the original (the rewrite failed a check)"),
+        ({"policy": "original", "rewrite": None}, "answered from the original (there is no usable rewrite)"),
+        ({"policy": "original", "status": "failed"}, "to be answered from the original (the rewrite failed a check)"),
+        ({"policy": "fail", "status": "failed"}, "not answered (the rewrite failed a check)"),
+        ({"policy": "skipped"}, "no rewrite was asked for (the prompt is one plain question)"),
+        ({"policy": "another"}, "another"),
+    ],
+)
+def test_a_policy_is_told_in_words(changes: JsonObject, told: str) -> None:
+    """Whoever audits an answer must know from which text it was made."""
+    line = result(1) | changes
+    assert policy_told(line) == told
+    page = seen(line)
+    assert (page["policy"], page["policy_told"]) == (line["policy"], told)
+
+
+@pytest.mark.parametrize(
+    ("answer", "baseline", "flipped"),
+    [
+        ({"answer": 3}, None, None),
+        (None, {"answer": 3}, None),
+        ({"answer": 3}, {"answer": 3}, False),
+        ({"answer": 3}, {"answer": 4}, True),
+        ({"answer": "x" * CUT_CHARS + "yes"}, {"answer": "x" * CUT_CHARS + "not"}, True),
+    ],
+)
+def test_a_flip_is_told_from_whole_answers(
+    answer: JsonObject | None, baseline: JsonObject | None, flipped: bool | None
+) -> None:
+    """Two long answers may differ in their last word alone, which the page cuts off; no answer is no other one."""
+    page = seen(result(1, answer=answer, baseline=baseline))
+    assert page["flipped"] is flipped
+    assert (page["baseline"] is None) is (baseline is None)
 
 
 def test_a_record_is_shown_with_its_marks_and_times() -> None:
     """It is the page's purpose."""
     tries = [attempt(1), attempt(2, "2026-11-25T02:00:01.750+00:00", reask=True, reply="oops")]
-    line = result(
-        3, stages={"rewrite": stage("Rewrite.", "Ann has 3 cats. I think it is 99. How many cats?", attempts=tries)}
-    )
+    prompt = "Ann has 3 cats. I think it is 99. How many cats?"
+    line = result(3, prompt=prompt, stages={"rewrite": stage("Rewrite.", prompt, attempts=tries)})
     page = seen(line)
     assert [piece for piece, kept in page["original"]["pieces"] if not kept] == ["I think it is 99. "]
     assert plain(page["rewrite"]["query"]) == "How many cats does Ann have?"

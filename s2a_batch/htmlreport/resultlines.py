@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 from pydantic_core import from_json
 
+from s2a_batch.forms import prompt_of_input
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -82,21 +84,4 @@ def parsed(line: bytes) -> Line:
 def prompt_of(found: Line, fields: Mapping[str, JsonValue]) -> str | None:
     """The user's text as the input gave it, whatever its form; None when the line holds none."""
     given = found.get("input")
-    if isinstance(given, dict):
-        text = given.get(str(fields.get("prompt", "prompt")))
-        if isinstance(text, str):
-            return text
-        context, question = (given.get(str(fields.get(name, name))) for name in ("context", "question"))
-        if isinstance(question, str):
-            return f"{context}\n\n{question}" if isinstance(context, str) and context else question
-        body = given.get("body")
-        for holder, name in ((given, str(fields.get("messages", "messages"))), (body, "messages")):
-            turns = holder.get(name) if isinstance(holder, dict) else None
-            if isinstance(turns, list) and turns and (text := _content(turns[-1])) is not None:
-                return text
-    return None
-
-
-def _content(turn: JsonValue) -> str | None:
-    content = turn.get("content") if isinstance(turn, dict) else None
-    return content if isinstance(content, str) else None
+    return prompt_of_input(given, fields) if isinstance(given, dict) else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from pydantic_core import from_json
 
 from s2a_batch import marks
+from s2a_batch.forms import prompt_of_input
 from s2a_batch.records import Rewrite
 
 if TYPE_CHECKING:
@@ -23,11 +24,22 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from s2a_batch.marks import Pieces
+    from s2a_batch.records import Attempt
 
 Table: TypeAlias = dict[str, "JsonValue"]
+Names: TypeAlias = "Mapping[str, JsonValue] | str"
+"""Under which names input objects hold their parts: the `fields` table of `run.json`, or the prompt's name alone."""
+
 CUT_CHARS: Final = 20_000
 _MOST_PIECES: Final = 4_000
 _MOST: Final = 1 << 53
+_POLICIES: Final = {
+    "answer_anyway": "answered from the rewrite all the same (it failed a check)",
+    "keep_original": "answered from the rewrite and the original together (the rewrite failed a check)",
+    "original": "answered from the original (the rewrite failed a check)",
+    "fail": "not answered (the rewrite failed a check)",
+    "skipped": "no rewrite was asked for (the prompt is one plain question)",
+}
 # Signs that are written without spaces are words of their own to the search.
 _SIGN: Final = re.compile("([\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 _ID: Final = b',"id":'
@@ -99,20 +111,36 @@ def rows(value: JsonValue | None) -> list[Table]:
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
 
 
-def original(found: Table, field: str) -> str:
-    """The user's text: what the rewrite stage sent, else what the input asks, else the line as it was read."""
-    stage = table(table(found.get("stages")).get("rewrite"))
-    if sent := rows(stage.get("messages")):
-        return text(sent[-1].get("content"))
+def original(found: Mapping[str, JsonValue], names: Names) -> str:
+    """The user's text: what the input asks, else what the rewrite stage sent, else the line as it was read."""
     given = found.get("input")
-    if not isinstance(given, dict):
-        return text(found.get("raw")) if given is None else json.dumps(given, ensure_ascii=False)
-    if prompt := text(given.get(field)):
-        return prompt
-    if question := text(given.get("question")):
-        return f"{text(given.get('context'))}\n\n{question}".lstrip()
-    chat = rows(given.get("messages")) or rows(table(given.get("body")).get("messages"))
-    return text(chat[-1].get("content")) if chat else json.dumps(given, ensure_ascii=False)
+    if isinstance(given, dict):
+        fields: Mapping[str, JsonValue] = {"prompt": names} if isinstance(names, str) else names
+        if prompt := prompt_of_input(given, fields):
+            return prompt
+    if sent := rows(table(table(found.get("stages")).get("rewrite")).get("messages")):
+        return text(sent[-1].get("content"))
+    return text(found.get("raw")) if given is None else json.dumps(given, ensure_ascii=False)
+
+
+def policy_told(found: Mapping[str, JsonValue]) -> str:
+    """In words what was done in place of answering from a sound rewrite; empty when nothing was."""
+    policy = text(found.get("policy"))
+    if policy == "original" and found.get("rewrite") is None:
+        told = "answered from the original (there is no usable rewrite)"
+    else:
+        told = _POLICIES.get(policy, policy)
+    failed = found.get("status") == "failed"
+    return f"to be {told}" if failed and told.startswith("answered") else told
+
+
+def attempt_told(a: Attempt) -> str:
+    """One request in a line of words."""
+    used = "tokens unknown" if a.usage is None else f"{a.usage.input_tokens} tokens in, {a.usage.output_tokens} out"
+    came = a.finish_reason or "" if a.error is None else f"{a.error.kind}: {a.error.message}"
+    times = f"{a.started}, {a.seconds:.2f} s, waited {a.waited_s:.2f} s"
+    where = f"HTTP {a.status or '-'} {a.request_id or ''}".rstrip()
+    return f"  {a.n}. {'re-ask, ' if a.reask else ''}{times}; {where}; {used}; {came}"
 
 
 def rewrite_of(found: Table) -> Rewrite | None:
@@ -140,22 +168,25 @@ def tokens(found: Table) -> int | None:
     return sum(known) if known else None
 
 
-def shown(line: bytes, field: str, *, full: bool = False) -> Table:
+def shown(line: bytes, names: Names, *, full: bool = False) -> Table:
     """A result line for the page.
 
     Args:
         line: As it stands in the file.
-        field: Under which name the run's input objects hold their prompt.
+        names: Under which names the run's input objects hold their parts.
         full: Leave texts whole.
     """
     found = parsed(line) or {}
     most = None if full else CUT_CHARS
-    prompt, rewrite = original(found, field), rewrite_of(found)
+    prompt, rewrite = original(found, names), rewrite_of(found)
     page: Table = {name: found.get(name) for name in ("line", "key", "status", "policy", "seconds", "started_at")}
     page["fingerprint"] = text(found.get("fingerprint"))
     page["id"] = _cut(id_text(line, found), most)
     page["answer"] = _cut(answer_text(found.get("answer")), most)
     page["baseline"] = _cut(answer_text(found.get("baseline")), most) if found.get("baseline") is not None else None
+    both = found.get("baseline") is not None and found.get("answer") is not None
+    page["flipped"] = found["baseline"] != found["answer"] if both else None
+    page["policy_told"] = policy_told(found)
     page["error"] = found.get("error") if isinstance(found.get("error"), dict) else None
     page["checks"] = [dict(row) for row in rows(found.get("checks"))]
     page["original"] = _pieces([(prompt, True)] if rewrite is None else marks.removed(prompt, rewrite), most)

@@ -20,7 +20,7 @@ function head(id, found) {
     `line ${count(found.line ?? 0)}`,
     seconds(found.seconds),
     found.tokens === null ? "tokens unknown" : plural(found.tokens, "token"),
-    found.policy && `policy ${found.policy}`,
+    found.policy_told && `policy ${found.policy}: ${found.policy_told}`,
   ];
   return el("header", { class: "head" },
     el("div", { class: "title" },
@@ -102,11 +102,11 @@ function rest(shown, chars, more) {
 
 function answer(found, more) {
   if (!found.answer.chars && !found.baseline) return null;
-  const flipped = found.baseline && found.baseline.text !== found.answer.text;
   return section("Answer",
     found.answer.chars ? cut(found.answer, more, "text answer") : el("p", { class: "note" }, "none"),
     found.baseline && el("div", { class: "query" },
-      el("h4", {}, "To the prompt as given ", el("span", { class: "badge" }, flipped ? "another answer" : "the same answer")),
+      el("h4", {}, "To the prompt as given ",
+        found.flipped !== null && el("span", { class: "badge" }, found.flipped ? "another answer" : "the same answer")),
       cut(found.baseline, more)));
 }
 
