@@ -202,14 +202,14 @@ def show(
 ) -> None:
     """Show one record: original, what the rewrite removed, answer, attempts."""
     from s2a_batch.display import Screen
-    from s2a_batch.inspect import find, prompt_field
+    from s2a_batch.inspect import find, input_names
 
     screen = Screen()
     for line in find(directory, record):
         if as_json:
             screen.put(line.decode())
         else:
-            screen.record(line, prompt_field(directory))
+            screen.record(line, input_names(directory))
 
 
 @app.command()

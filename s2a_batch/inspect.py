@@ -154,11 +154,11 @@ def find(directory: Path, wanted: str) -> list[bytes]:
     raise JobError(f"{directory}: no record '{wanted}'; give an id of the input, a key, or line:N")
 
 
-def prompt_field(directory: Path) -> str:
-    """Under which name the input objects of a run hold their prompt."""
+def input_names(directory: Path) -> Mapping[str, JsonValue]:
+    """Under which names the input objects of a run hold their parts: its job's `fields` table."""
     job = _manifest(directory).get("job")
     fields = job.get("fields") if isinstance(job, dict) else None
-    return str(fields.get("prompt")) if isinstance(fields, dict) else "prompt"
+    return fields if isinstance(fields, dict) else {}
 
 
 def first_failed(directory: Path) -> int | None:

@@ -132,7 +132,6 @@ def test_forms_come_out_of_the_source_with_their_ids(tmp_path: Path) -> None:
             {},
             "Is\nit",
         ),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": 7}]}]}, {}, "7"),
         ({"body": {"messages": [USER]}}, {}, "Is it?"),
         ({"prompt": "Why?", "other": 1.5, "id": 7}, {"system": None}, "Why?"),
         ({"prompt": "Why?"}, {"prompt": 5, "of another version": {}}, "Why?"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import secrets
 import socket
@@ -25,6 +26,8 @@ from s2a_batch.web import viewindex, viewrecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from s2a_batch.web.viewrecord import Names
 
 _HOST: Final = "127.0.0.1"
 _FIRST_LINES: Final = 200
@@ -45,29 +48,28 @@ def serve(directory: Path, port: int, *, browser: bool, say: Callable[[str], Non
     """
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
         raise JobError(f"the page needs {' and '.join(missing)}; hint: pip install 's2a-batch[view]'")
-    field = _prompt_field(directory)
+    names = _input_names(directory)
     token, once = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(port))
-        index = _begun_index(directory, field, stack)
-        child = stack.enter_context(_following(directory, index, field))
+        index = _begun_index(directory, names, stack)
+        child = stack.enter_context(_following(directory, index, names))
         from s2a_batch.web import viewsite  # noqa: PLC0415  takes a second, in which the index begins
 
         at = f"http://{_HOST}:{listener.getsockname()[1]}/?token="
         say(at + token)
         if browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin"):
             webbrowser.open(at + once)
-        site = viewsite.Site(directory, index, field, lambda: child.poll() is None)
+        site = viewsite.Site(directory, index, names, lambda: child.poll() is None)
         viewsite.answer(site, listener, token, once if browser else "")
 
 
-def _prompt_field(directory: Path) -> str:
-    """Under which name the input objects of a run hold their prompt."""
+def _input_names(directory: Path) -> Names:
+    """Under which names the input objects of a run hold their parts."""
     manifest = rundir.read_manifest(directory)
     if manifest is None:
         raise JobError(f"{directory}: no run here (it has no {rundir.MANIFEST}); give the directory that -o named")
-    fields = viewrecord.table(viewrecord.table(manifest.get("job")).get("fields"))
-    return viewrecord.text(fields.get("prompt")) or "prompt"
+    return viewrecord.table(viewrecord.table(manifest.get("job")).get("fields"))
 
 
 def _listen(port: int) -> socket.socket:
@@ -82,26 +84,26 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-def _begun_index(directory: Path, field: str, stack: contextlib.ExitStack) -> Path:
+def _begun_index(directory: Path, names: Names, stack: contextlib.ExitStack) -> Path:
     """An index of the first records: in the run's directory, or for one that cannot be written in a temporary one."""
     path = directory / viewindex.NAME
     try:
-        _begin_index(path, directory, field)
+        _begin_index(path, directory, names)
     except (OSError, sqlite3.Error):
         path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / viewindex.NAME
-        _begin_index(path, directory, field)
+        _begin_index(path, directory, names)
     return path
 
 
-def _begin_index(path: Path, directory: Path, field: str) -> None:
+def _begin_index(path: Path, directory: Path, names: Names) -> None:
     with contextlib.closing(viewindex.open_index(path)) as db:
-        viewindex.Indexer(db, directory, field).step(_FIRST_LINES)
+        viewindex.Indexer(db, directory, names).step(_FIRST_LINES)
 
 
 @contextlib.contextmanager
-def _following(directory: Path, index: Path, field: str) -> Iterator[subprocess.Popen[bytes]]:
+def _following(directory: Path, index: Path, names: Names) -> Iterator[subprocess.Popen[bytes]]:
     """A child process that keeps the index up with the files."""
-    arguments = [str(directory), str(index), field, str(os.getpid())]
+    arguments = [str(directory), str(index), json.dumps(names), str(os.getpid())]
     # Found where this one was found, and never in the directory that the person stands in.
     path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     child = subprocess.Popen(  # noqa: S603  ourselves

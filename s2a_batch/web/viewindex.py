@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import sqlite3
@@ -24,9 +25,9 @@ from s2a_batch.web import viewrecord
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from s2a_batch.web.viewrecord import Table
+    from s2a_batch.web.viewrecord import Names, Table
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 NAME: Final = ".view.sqlite"
 _FIRST_LINES: Final = 500
 _MOST_LINES: Final = 5_000
@@ -113,11 +114,11 @@ class Indexer:
     Args:
         db: From `open_index`.
         directory: The run's.
-        field: Under which name its input objects hold their prompt.
+        names: Under which names its input objects hold their parts.
     """
 
-    def __init__(self, db: sqlite3.Connection, directory: Path, field: str) -> None:
-        self._db, self._directory, self._field = db, directory, field
+    def __init__(self, db: sqlite3.Connection, directory: Path, names: Names) -> None:
+        self._db, self._directory, self._fields = db, directory, names
         self._names: dict[tuple[str, str, str], int] = {}
         self._bits: dict[tuple[str, str], int] = {}
         self._counts = Counter[int]()
@@ -204,7 +205,7 @@ class Indexer:
         if found is None or found.get("status") not in _STATUSES:
             self._note("damaged", "line")
             return None
-        prompt, rewrite = viewrecord.original(found, self._field), viewrecord.rewrite_of(found)
+        prompt, rewrite = viewrecord.original(found, self._fields), viewrecord.rewrite_of(found)
         error, answer = viewrecord.table(found.get("error")), viewrecord.answer_text(found.get("answer"))
         before = len(prompt.split())
         after = -1 if rewrite is None else len(rewrite.relevant_context.split()) + len(rewrite.user_query.split())
@@ -274,12 +275,12 @@ class Indexer:
         self._counts.clear()
 
 
-def follow(directory: Path, index: Path, field: str, parent: int) -> None:
+def follow(directory: Path, index: Path, names: Names, parent: int) -> None:
     """Keep an index up with its directory while the parent process lives."""
     most = _FIRST_LINES
     try:
         with contextlib.closing(open_index(index)) as db:  # which folds its log into it
-            indexer = Indexer(db, directory, field)
+            indexer = Indexer(db, directory, names)
             while os.getppid() == parent:
                 if indexer.step(most) == 0:
                     time.sleep(_PAUSE_S)
@@ -291,4 +292,4 @@ def follow(directory: Path, index: Path, field: str, parent: int) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which ends us
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    follow(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    follow(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4]))

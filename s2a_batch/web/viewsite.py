@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from s2a_batch.web.viewrecord import Names
+
 _PAGE: Final = Path(__file__).parent / "page"
 HOST: Final = "127.0.0.1"
 _ROWS: Final = 50
@@ -113,12 +115,12 @@ class Site:
     Args:
         directory: The run's.
         index: Its index.
-        field: Under which name its input objects hold their prompt.
+        names: Under which names its input objects hold their parts.
         indexing: Whether the index still follows the run.
     """
 
-    def __init__(self, directory: Path, index: Path, field: str, indexing: Callable[[], bool]) -> None:
-        self._directory, self._index, self._field, self._indexing = directory, index, field, indexing
+    def __init__(self, directory: Path, index: Path, names: Names, indexing: Callable[[], bool]) -> None:
+        self._directory, self._index, self._names, self._indexing = directory, index, names, indexing
         self._locked, self._looked = False, 0.0
 
     def app(self) -> Starlette:
@@ -175,7 +177,7 @@ class Site:
         if line is None:
             return PlainTextResponse("no such record\n", 404)
         full = bool(request.query_params.get("full"))
-        return _json(viewrecord.shown(line, self._field, full=full))
+        return _json(viewrecord.shown(line, self._names, full=full))
 
     def _line(self, request: Request) -> Response:
         line = self._read_line(request)
