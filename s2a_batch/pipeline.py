@@ -151,7 +151,7 @@ class Pipeline:
                 raise RecordError("bad_prompt", f"'{self._job.fields.oracle}' is missing: there is no oracle's prompt")
             direct = prompts.direct_messages(asked, self._job.arm, instructed=job.instructed)
             return await self._ask(stage, draft, direct)
-        if _is_drawn(draft.record.key, job.baseline_share):
+        if is_drawn(draft.record.key, job.baseline_share):
             await self._ask_baseline(stage, draft)
         if draft.policy is None and draft.rewrite is not None and draft.rewrite.failed():
             draft.policy = job.on_failed_check
@@ -197,7 +197,7 @@ def _words_of(answer: JsonValue) -> str:
     return answer if isinstance(answer, str) else ""
 
 
-def _is_drawn(key: str, share: float) -> bool:
+def is_drawn(key: str, share: float) -> bool:
     """Whether a record is in a sample of this share: always the same ones, spread evenly."""
     return int(key[:8], 16) < share * _SHARES
 
