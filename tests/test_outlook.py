@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from s2a_batch.estimate import Survey, estimate
+from s2a_batch.answers import REWRITE_REPLIES
+from s2a_batch.estimate import Survey, estimate, text_tokens
 from s2a_batch.forms import Asked
+from s2a_batch.prompts import rewrite_messages
 from tests.fakes import a_job
 from tests.processes import JsonObject, read_lines, run
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from s2a_batch.figures import Range
+    from s2a_batch.job import Form
     from tests.server import Plan, Upstream
 
 RECORDS = 24
@@ -247,7 +250,28 @@ def test_a_form_has_its_own_length() -> None:
     assert passages[1].high < split[1].high / 3
     assert single[1] == split[1]
     assert passages[0].low > split[0].low + 200, "each passage has a number before it"
-    assert len({split[0], single[0], passages[0]}) == 3, "each has its own wording and schema"
+
+
+@pytest.mark.parametrize("given", [None, "Rewrite it."])
+@pytest.mark.parametrize("name", ["single", "passages"])
+def test_a_forms_wording_and_schema_are_counted(name: Form, given: str | None) -> None:
+    """They come with each request; of short prompts they are the most of it."""
+
+    def asked(form_name: Form) -> Range:
+        rewrite = {"form": form_name, "instructions": given}
+        return estimate(a_job(rewrite=rewrite), Survey(rewrites=1)).stages["rewrite"].input_tokens
+
+    def wording(form_name: Form) -> Range:
+        return text_tokens(rewrite_messages("", form=form_name, instructions=given)[0]["content"])
+
+    def schema(form_name: Form) -> float:
+        return text_tokens(json.dumps(REWRITE_REPLIES[form_name].model_json_schema())).high
+
+    one, other = asked(name), asked("split")
+    assert one.low - other.low == pytest.approx(wording(name).low - wording("split").low)
+    more = wording(name).high + schema(name) - wording("split").high - schema("split")
+    assert one.high - other.high == pytest.approx(more)
+    assert one.high != other.high
 
 
 def test_a_chain_of_thought_is_longer_than_its_answer() -> None:
