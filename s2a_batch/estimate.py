@@ -12,21 +12,23 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import prompts, setup, source
-from s2a_batch.answers import RewriteReply, answer_model
+from s2a_batch import passages, prompts, setup, source
+from s2a_batch.answers import REWRITE_REPLIES, answer_model, with_reasoning
 from s2a_batch.figures import Estimate, Range, StageEstimate, added, most
 from s2a_batch.job import OPENAI_URL, is_embedded
-from s2a_batch.keys import KeyIndex
 from s2a_batch.pipeline import shown_examples
 from s2a_batch.prices import prices_of
 from s2a_batch.records import BadLine, Known, Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from pydantic import BaseModel
 
+    from s2a_batch.forms import Asked
     from s2a_batch.job import AnswerJob, Job, StageJob
     from s2a_batch.prices import CostOf
-    from s2a_batch.records import StageName
+    from s2a_batch.records import AuditName, StageName
     from s2a_batch.resume import Options
 
 
@@ -40,19 +42,16 @@ _OTHER_TOKENS: Final = Range(1 / 3.5, 1 / 0.5)
 _MESSAGE_TOKENS: Final = Range(3, 8)
 _REWRITE_SHARE: Final = Range(0.3, 1.0)
 _REWRITE_FRAME_TOKENS: Final = Range(10, 20)
+_QUESTION_TOKENS: Final = 100
+_NUMBER_TOKENS: Final = Range(0, 3)
 _TEXT_ANSWER_TOKENS: Final = Range(20, 400)
 _FIELD_TOKENS: Final = Range(5, 60)
 _SCALAR_TOKENS: Final = Range(5, 20)
 _USUALLY_OPEN: Final = 16
 _LATENCY_S: Final = Range(0.5, 2.0)
 _TOKEN_S: Final = Range(0.01, 0.04)
-_ASSUMED: Final = (
-    "3 to 5.5 letters a token, 1 to 3 digits or marks, 0.5 to 3.5 characters outside of ASCII",
-    "a rewrite of 0.3 to 1.0 times the prompt",
-    "a text answer of 20 to 400 tokens",
-    "no retries, re-asks or reasoning tokens",
-    "a request takes 0.5 s and 10 ms for each output token, to 2 s and 40 ms",
-)
+_COPIED: Final = "a rewrite of 0.3 to 1.0 times the prompt"
+_NAMED: Final = f"a rewrite of at most {_QUESTION_TOKENS} tokens, and 3 for each passage"
 
 
 def text_tokens(text: str) -> Range:
@@ -68,9 +67,14 @@ class Survey:
     """What of the input is left to do.
 
     Attributes:
-        pending: Records to ask; `rewrites` of them need both stages, the others only their answer.
-        prompts: Tokens of the pending prompts.
-        rewritten: Tokens of those prompts whose rewrite is still to be made.
+        pending: Records to ask.
+        rewrites: Requests of the first stage.
+        answers: Requests of the second, all of them; `direct` of these show the prompt as it was given.
+        rewritten: Tokens of the texts that are to be rewritten.
+        replies: Tokens of the passages' numbers and the questions, for rewrites that copy nothing else.
+        prompts: Tokens of the prompts that are answered from their rewrite.
+        past: Tokens that go past the rewrite to the answer: system text, earlier turns, instructions.
+        given: Tokens of the direct requests' messages.
     """
 
     lines: int = 0
@@ -78,43 +82,66 @@ class Survey:
     done: int = 0
     pending: int = 0
     rewrites: int = 0
-    prompts: Range = field(default_factory=Range)
+    answers: int = 0
+    direct: int = 0
     rewritten: Range = field(default_factory=Range)
+    replies: Range = field(default_factory=Range)
+    prompts: Range = field(default_factory=Range)
+    past: Range = field(default_factory=Range)
+    given: Range = field(default_factory=Range)
 
-    def add(self, prompt: str, *, has_rewrite: bool) -> None:
-        """Count one pending record."""
-        tokens = text_tokens(prompt)
+    def add(self, job: Job, asked: Asked, requests: Collection[AuditName]) -> None:
+        """Count one pending record, which takes a request for each of these."""
         self.pending += 1
-        self.prompts += tokens
-        if not has_rewrite:
+        if "rewrite" in requests:
             self.rewrites += 1
+            parts = passages.passages(asked.prompt) if job.rewrite.form == "passages" else []
+            tokens = text_tokens(passages.numbered(parts) if parts else asked.prompt)
             self.rewritten += tokens
+            self.replies += tokens.capped(_QUESTION_TOKENS).times(_REWRITE_SHARE.low, 1.0)
+            self.replies += _NUMBER_TOKENS.times(len(parts))
+        if "baseline" in requests:
+            self._add_direct(_tokens_of(prompts.direct_messages(asked, "baseline")))
+        if "answer" in requests and job.arm != "s2a":
+            sent = prompts.direct_messages(asked, job.arm, instructed=job.answer.instructed)
+            self._add_direct(_tokens_of(sent))
+        elif "answer" in requests:
+            self.answers += 1
+            self.prompts += text_tokens(asked.prompt)
+            for text in (asked.system, asked.instructions):
+                self.past += text_tokens(text)
+            for _, text in asked.turns:
+                self.past += text_tokens(text) + _MESSAGE_TOKENS
+
+    def _add_direct(self, tokens: Range) -> None:
+        self.answers += 1
+        self.direct += 1
+        self.given += tokens
 
 
 async def survey(job: Job, options: Options) -> Survey:
     """Read the input as a run of these options would, up to their limit; sends and writes nothing.
 
     Raises:
-        JobError: A run would refuse to go on with changed settings.
+        JobError: A run would refuse to go on with changed settings, or has no rewrites to borrow.
         InputError: The input cannot be read to its end.
     """
     found = Survey()
     setup.check_changes(job, options)
-    with KeyIndex() as keys:
-        setup.read_done(job, options, keys)
-        async with aclosing(source.records(job.input, job.fields, keys)) as records:
+    with setup.Outlook(job, options) as outlook:
+        async with aclosing(source.records(job.input, job.fields, outlook.keys)) as records:
             async for record in records:
                 if isinstance(record, Known):
                     found.lines += record.lines
                     found.done += record.lines
                     continue
-                if found.pending == options.limit:
+                if found.pending + found.bad == options.limit:
                     break
                 found.lines += 1
                 if isinstance(record, BadLine):
                     found.bad += 1
                 else:
-                    found.add(record.prompt, has_rewrite=keys.rewrite_offset(record.key) is not None)
+                    found.add(job, record.asked, outlook.requests(record))
     return found
 
 
@@ -125,10 +152,8 @@ def estimate(job: Job, found: Survey) -> Estimate:
         JobError: The answer's type cannot be used, or money is capped and a price is not known.
     """
     prices = prices_of(job)
-    stages: dict[StageName, StageEstimate] = {"rewrite": _rewriting(job, found, prices["rewrite"])}
-    if not job.only:
-        stages["answer"] = _answering(job, found, prices["answer"])
-    return total(job, found, stages)
+    work = {"rewrite": _rewriting, "answer": _answering}
+    return total(job, found, {name: work[name](job, found, prices[name]) for name in job.stages()})
 
 
 def total(job: Job, found: Survey, stages: dict[StageName, StageEstimate]) -> Estimate:
@@ -143,28 +168,46 @@ def total(job: Job, found: Survey, stages: dict[StageName, StageEstimate]) -> Es
         stages=stages,
         cost_usd=added(known) if len(known) == len(costs) else None,
         seconds=_seconds(job, stages),
-        assumed=_ASSUMED,
+        assumed=_assumed(job),
+    )
+
+
+def _assumed(job: Job) -> tuple[str, ...]:
+    rewrite = (_NAMED if job.rewrite.form == "passages" else _COPIED,) if "rewrite" in job.stages() else ()
+    return (
+        "3 to 5.5 letters a token, 1 to 3 digits or marks, 0.5 to 3.5 characters outside of ASCII",
+        *rewrite,
+        "a text answer of 20 to 400 tokens",
+        "no retries, re-asks or reasoning tokens",
+        "a request takes 0.5 s and 10 ms for each output token, to 2 s and 40 ms",
     )
 
 
 def _rewriting(job: Job, found: Survey, cost_of: CostOf | None) -> StageEstimate:
     stage, n = job.rewrite, found.rewrites
-    sent = prompts.rewrite_messages("", preset=stage.preset, instructions=stage.instructions, examples=stage.examples)
-    given = found.rewritten + _overhead(sent, RewriteReply).times(n)
-    share = found.rewritten.times(_REWRITE_SHARE.low, _REWRITE_SHARE.high)
-    return _stage(stage, n, given, share + _REWRITE_FRAME_TOKENS.times(n), cost_of)
+    sent = prompts.rewrite_messages(
+        "", preset=stage.preset, form=stage.form, instructions=stage.instructions, examples=stage.examples
+    )
+    given = found.rewritten + (_tokens_of(sent) + _schema_tokens(REWRITE_REPLIES[stage.form])).times(n)
+    copied = found.rewritten.times(_REWRITE_SHARE.low, _REWRITE_SHARE.high)
+    came = found.replies if stage.form == "passages" else copied
+    return _stage(stage, n, given, came + _REWRITE_FRAME_TOKENS.times(n), cost_of)
 
 
 def _answering(job: Job, found: Survey, cost_of: CostOf | None) -> StageEstimate:
-    stage, n = job.answer, found.pending
+    stage, n = job.answer, found.answers
     model = answer_model(stage)
+    came = _answer_tokens(stage, model)
+    if job.arm == "cot" and (reasoned := with_reasoning(model, stage)) is not model:
+        model, came = reasoned, came + _TEXT_ANSWER_TOKENS
     sent = prompts.answer_messages(
         "", "", instructed=stage.instructed, instructions=stage.instructions, examples=shown_examples(stage)
     )
-    given = found.prompts.times(_REWRITE_SHARE.low, _REWRITE_SHARE.high) + _overhead(sent, model).times(n)
+    given = found.prompts.times(_REWRITE_SHARE.low, _REWRITE_SHARE.high) + found.past + found.given
+    given += _tokens_of(sent).times(n - found.direct) + _schema_tokens(model).times(n)
     if stage.keep_original:
         given += found.prompts
-    return _stage(stage, n, given, _answer_tokens(stage, model).times(n), cost_of)
+    return _stage(stage, n, given, came.times(n), cost_of)
 
 
 def _stage(stage: StageJob, n: int, given: Range, came: Range, cost_of: CostOf | None) -> StageEstimate:
@@ -188,11 +231,14 @@ def _cost(cost_of: CostOf | None, n: int, given: Range, came: Range) -> Range | 
     return Range(*each).times(n)
 
 
-def _overhead(messages: list[prompts.Message], model: type[BaseModel] | None) -> Range:
-    """Tokens of a request beside the user's text; some servers count the schema, some do not."""
-    tokens = added(text_tokens(message["content"]) + _MESSAGE_TOKENS for message in messages)
+def _tokens_of(messages: list[prompts.Message]) -> Range:
+    return added(text_tokens(message["content"]) + _MESSAGE_TOKENS for message in messages)
+
+
+def _schema_tokens(model: type[BaseModel] | None) -> Range:
+    """Some servers count the schema, some do not."""
     schema = "" if model is None else json.dumps(model.model_json_schema())
-    return tokens + Range(0, text_tokens(schema).high)
+    return Range(0, text_tokens(schema).high)
 
 
 def _answer_tokens(stage: AnswerJob, model: type[BaseModel] | None) -> Range:

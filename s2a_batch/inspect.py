@@ -70,10 +70,9 @@ async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Pre
     setup.check_setup(job, environ)
     setup.check_directory(job, options)
     found, chars, taken = Preview(), 0, 0
-    with KeyIndex() as keys:
-        setup.read_done(job, options, keys)
+    with setup.Outlook(job, options) as outlook:
         try:
-            async with aclosing(source.records(job.input, job.fields, keys)) as records:
+            async with aclosing(source.records(job.input, job.fields, outlook.keys)) as records:
                 async for record in records:
                     if isinstance(record, Known):
                         found.lines += record.lines
@@ -88,7 +87,7 @@ async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Pre
                     found.pending += 1
                     if now:
                         chars += len(record.prompt)
-                        found.requests += len(job.stages()) - (keys.rewrite_offset(record.key) is not None)
+                        found.requests += len(outlook.requests(record))
         except InputError as error:
             found.cut_short = str(error)
     found.prompt_tokens = round(chars / _CHARS_PER_TOKEN)

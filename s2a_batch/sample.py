@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from s2a_batch import linefiles, rundir
 from s2a_batch.estimate import Survey, total
 from s2a_batch.figures import Estimate, Range, StageEstimate
+from s2a_batch.pipeline import is_drawn
 from s2a_batch.prices import prices_of
 from s2a_batch.records import Outcome, Usage
 
@@ -38,7 +39,7 @@ _ASSUMED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Used:
-    """What one record took in one stage."""
+    """What one record took in one stage; the answer to its prompt as given, which some have, is apart."""
 
     requests: float = 0
     input_tokens: float = 0
@@ -56,40 +57,42 @@ def extrapolate(job: Job, found: Survey, since: datetime) -> Estimate:
         since: When the sample began, in UTC; results of before do not count.
     """
     prices = prices_of(job)
-    names = tuple(prices)
-    rows: dict[StageName, list[_Used]] = {name: [] for name in names}
+    rows: dict[StageName, list[_Used]] = {name: [] for name in prices}
     records = 0
-    for outcome in _outcomes(job, since):
+    for key, outcome in _outcomes(job, since):
         records += 1
-        for name in names:
-            used = _used(getattr(outcome.stages, name), since, prices[name])
-            paid_before = name == "rewrite" and not used.requests
-            if not paid_before:
-                rows[name].append(used)
+        for name in prices:
+            drawn = name == "answer" and job.arm == "s2a" and is_drawn(key, job.answer.baseline_share)
+            audits = [getattr(outcome.stages, name), *([outcome.stages.baseline] if drawn else [])]
+            used = [_used(audit, since, prices[name]) for audit in audits]
+            # A rewrite may have been paid before or be spared, and what has no oracle's prompt is not asked at all.
+            sparing = name == "rewrite" or job.arm == "oracle"
+            rows[name] += [unit for unit in used if unit.requests or not sparing]
     rest = replace(
         found,
         done=found.done + records,
         pending=max(0, found.pending - records),
-        rewrites=max(0, found.rewrites - len(rows["rewrite"])),
+        rewrites=max(0, found.rewrites - len(rows.get("rewrite", ()))),
+        answers=max(0, found.answers - len(rows.get("answer", ()))),
     )
-    left = {name: rest.rewrites if name == "rewrite" else rest.pending for name in names}
-    known = total(job, rest, {name: _scaled(rows[name], left[name]) for name in names})
+    left = {"rewrite": rest.rewrites, "answer": rest.answers}
+    known = total(job, rest, {name: _scaled(rows[name], left[name]) for name in prices})
     costs = [used.cost_usd for part in rows.values() for used in part]
     paid = None if None in costs else math.fsum(cost or 0.0 for cost in costs)
     return replace(known, sampled=records, sample_cost_usd=paid, assumed=_ASSUMED)
 
 
-def _outcomes(job: Job, since: datetime) -> Iterator[Outcome]:
-    """The records that came to their end since then."""
+def _outcomes(job: Job, since: datetime) -> Iterator[tuple[str, Outcome]]:
+    """The records, with their keys, that came to their end since then; lines that cannot be asked are none."""
     names = (rundir.REWRITES, rundir.DEAD_LETTERS) if job.only else (rundir.RESULTS, rundir.DEAD_LETTERS)
     began = since.isoformat(timespec="milliseconds")
     for name in names:
         for _, line in linefiles.lines(job.output / name):
             found = json.loads(line)
-            outcome = Outcome.model_validate({name: found[name] for name in Outcome.model_fields})
-            asked = outcome.stages.rewrite is not None or outcome.stages.answer is not None
-            if outcome.started_at >= began and asked:
-                yield outcome
+            outcome = Outcome.model_validate({name: found[name] for name in Outcome.model_fields if name in found})
+            is_record = outcome.error is None or outcome.error.stage != "input"
+            if outcome.started_at >= began and is_record:
+                yield str(found["key"]), outcome
 
 
 def _used(audit: StageAudit | None, since: datetime, cost_of: CostOf | None) -> _Used:

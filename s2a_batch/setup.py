@@ -6,14 +6,18 @@ Invariant: a look ahead and the run itself judge by the same functions, so that 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Self
 
 from s2a_batch import embedded, linefiles, resume, rundir
 from s2a_batch.answers import answer_model
 from s2a_batch.credentials import check_secrets, secrets_of
 from s2a_batch.errors import JobError
 from s2a_batch.job import OPENAI_URL, fingerprint, is_embedded
+from s2a_batch.keys import KeyIndex
+from s2a_batch.pipeline import is_drawn
 from s2a_batch.prices import prices_of
+from s2a_batch.rewriting import is_plain_question
 from s2a_batch.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
     from s2a_batch.bounds import Limits
     from s2a_batch.job import Job
-    from s2a_batch.keys import KeyIndex
+    from s2a_batch.records import AuditName, Record
     from s2a_batch.resume import Options
 
 
@@ -79,7 +83,57 @@ def check_changes(job: Job, options: Options) -> None:
         raise JobError(f"{job.output}: was run with other settings:\n  {rows}\nhint: {hint}")
 
 
-def read_done(job: Job, options: Options, keys: KeyIndex) -> None:
+class Outlook:
+    """What a run of these options would find done, and what it would ask. A context manager.
+
+    Attributes:
+        keys: What is done, once entered.
+
+    Raises:
+        JobError: There are no rewrites in the directory that the job borrows them from.
+    """
+
+    def __init__(self, job: Job, options: Options) -> None:
+        self._job = job
+        self._options = options
+        self._files = ExitStack()
+        self._lent: KeyIndex | None = None
+
+    def __enter__(self) -> Self:
+        lender = None if self._job.rewrites is None else self._job.rewrites / rundir.REWRITES
+        if lender is not None and not lender.is_file():
+            raise JobError(f"{lender}: no such file; 'rewrites' names the directory of another run")
+        self.keys = self._files.enter_context(KeyIndex())
+        _read_done(self._job, self._options, self.keys)
+        if lender is not None:
+            self._lent = self._files.enter_context(KeyIndex())
+            self._lent.add_rewrites(linefiles.scan(lender))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def requests(self, record: Record) -> frozenset[AuditName]:
+        """For which stages a pending record takes a request: one each, when no reply has to be asked for again."""
+        job = self._job
+        if job.arm != "s2a":
+            answerable = job.arm != "oracle" or record.asked.oracle is not None
+            return frozenset(["answer"] if answerable else [])
+        found: set[AuditName] = set()
+        if not self._is_rewritten(record.key) and not (job.rewrite.skip and is_plain_question(record.prompt)):
+            found.add("rewrite")
+        if not job.only:
+            found.add("answer")
+        if not job.only and is_drawn(record.key, job.answer.baseline_share):
+            found.add("baseline")
+        return frozenset(found)
+
+    def _is_rewritten(self, key: str) -> bool:
+        own = self.keys.rewrite_offset(key)
+        return (own is not None and own >= 0) or (self._lent is not None and self._lent.rewrite_offset(key) is not None)
+
+
+def _read_done(job: Job, options: Options, keys: KeyIndex) -> None:
     """Fill the index as a run of these options would: what is done, and rewrites that need not be made again."""
     if options.fresh:
         return
@@ -99,8 +153,8 @@ def _keys(path: Path) -> Iterator[bytes]:
 
 
 def _usable(path: Path, made_by: str) -> Iterator[tuple[bytes, int]]:
-    """Key and place of each rewrite that these settings made; those of others are made again."""
+    """Key and place of each rewrite; -1 for those of other settings: a run takes a record's last, or makes it again."""
     mark = b'"fingerprint":"%s"' % made_by.encode()
     for offset, line in linefiles.lines(path):
-        if linefiles.is_sound(line) and mark in line:
-            yield linefiles.key_of(line), offset
+        if linefiles.is_sound(line):
+            yield linefiles.key_of(line), offset if mark in line else -1

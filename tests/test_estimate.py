@@ -148,7 +148,9 @@ def test_rewrites_of_other_settings_are_made_again(folder: Path, upstream: Calla
 
 def test_the_tightest_limit_makes_the_time() -> None:
     """Whether requests, tokens or open requests bind is what the person wants to change."""
-    found = Survey(lines=600, pending=600, rewrites=600, prompts=Range(6e4, 6e4), rewritten=Range(6e4, 6e4))
+    found = Survey(
+        lines=600, pending=600, rewrites=600, answers=600, prompts=Range(6e4, 6e4), rewritten=Range(6e4, 6e4)
+    )
     endless = {"open_requests": 10_000}
     by_requests = estimate(a_job(limits={**endless, "requests_per_minute": 60}), found).seconds
     assert by_requests == Range(1200, 1200)
@@ -164,7 +166,7 @@ def test_the_tightest_limit_makes_the_time() -> None:
     )
     apart = estimate(a_job(limits={**endless, "requests_per_minute": 60}, answer={"model": "m2"}), found).seconds
     assert apart == Range(600, 600), "two models have a limit each, and work side by side"
-    alone = estimate(a_job(limits=endless), Survey(pending=1, rewrites=1)).seconds
+    alone = estimate(a_job(limits=endless), Survey(pending=1, rewrites=1, answers=1)).seconds
     assert alone is not None
     assert alone.low > 1, "a record goes through one stage after the other"
     assert estimate(a_job(model="embedded", base_url=None), found).seconds is None
@@ -172,7 +174,7 @@ def test_the_tightest_limit_makes_the_time() -> None:
 
 def test_the_answers_type_bounds_its_length() -> None:
     """A number costs a few tokens, a text some hundreds; the job says which."""
-    found = Survey(pending=10, rewrites=10, prompts=Range(1000, 1000), rewritten=Range(1000, 1000))
+    found = Survey(pending=10, rewrites=10, answers=10, prompts=Range(1000, 1000), rewritten=Range(1000, 1000))
 
     def came(**answer: object) -> Range:
         return estimate(a_job(answer=answer), found).stages["answer"].output_tokens
