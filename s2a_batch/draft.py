@@ -49,10 +49,10 @@ class FinishedRewrite:
             found = json.loads(line)
             if found["key"] != key or (fingerprint is not None and found["fingerprint"] != fingerprint):
                 return None
-            audit = found["stages"]["rewrite"]
+            audit, lent = found["stages"]["rewrite"], {"borrowed": True} if fingerprint is None else {}
             return cls(
                 Rewrite.model_validate(found["rewrite"]),
-                None if audit is None else StageAudit.model_validate(audit),
+                None if audit is None else StageAudit.model_validate(audit | lent),
                 tuple(Check.model_validate(c) for c in found["checks"]),
                 found.get("policy"),
                 borrowed=fingerprint is None,

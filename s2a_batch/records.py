@@ -106,6 +106,7 @@ class StageAudit(Wire):
     usage: Usage
     finish_reason: str | None = None
     attempts: tuple[Attempt, ...]
+    borrowed: bool = Field(default=False, description="Another run asked, and paid, for it.")
     raw: str | None = Field(default=None, description="An answer's reply before it was parsed, as `rewrite.raw`.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING
 
 import anyio
@@ -37,6 +38,9 @@ def test_rewrites_of_another_run_are_used_whatever_made_them(
     results = read_lines(folder / "other" / "results.jsonl")
     assert {line["key"]: line["rewrite"] for line in results} == lent
     assert all(len(line["stages"]["rewrite"]["attempts"]) == 1 for line in results), "their audit comes with them"
+    assert all(line["stages"]["rewrite"]["borrowed"] and not line["stages"]["answer"]["borrowed"] for line in results)
+    told = json.loads(run(folder, "report", "other", "--json").out)
+    assert [told["stages"][name]["requests"] for name in ("rewrite", "answer")] == [0, RECORDS]
     again = run(folder, *first)
     assert (again.status, up.stats().requests) == (0, 2 * RECORDS)
 

@@ -130,8 +130,6 @@ class Shelf:
     borrowed: Use = field(default_factory=Use)
     _files: ExitStack = field(default_factory=ExitStack)
     _open: list[tuple[KeyIndex, BinaryIO]] = field(default_factory=list)
-    _own: KeyIndex | None = None
-    _lent: KeyIndex | None = None
     _prices: dict[StageName, CostOf | None] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -140,9 +138,6 @@ class Shelf:
             path = self.job.output / name
             if path.exists():
                 self._open.append((self._index(path), self._files.enter_context(path.open("rb"))))
-        if self.job.rewrites is not None:
-            self._own = self._index(self.job.output / rundir.REWRITES)
-            self._lent = self._index(self.job.rewrites / rundir.REWRITES)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,25 +149,19 @@ class Shelf:
             if (offset := index.rewrite_offset(key)) is not None:
                 file.seek(offset)
                 line = _read(file.readline())
-                self._count(key, line["stages"])
+                self._count(line["stages"])
                 failure = None if line["status"] == "answered" else str((line["error"] or {}).get("kind"))
                 return Given(line["answer"], failure)
         return None
 
-    def _count(self, key: str, stages: dict[str, Any]) -> None:
+    def _count(self, stages: dict[str, Any]) -> None:
         for name, audit in stages.items():
             if audit is None:
                 continue
             price = self._prices.get("rewrite" if name == "rewrite" else "answer")
             self.alone.add(audit["attempts"], price)
-            if name == "rewrite" and self._is_borrowed(key):
+            if audit.get("borrowed"):
                 self.borrowed.add(audit["attempts"], price)
-
-    def _is_borrowed(self, key: str) -> bool:
-        own, lent = self._own, self._lent
-        if own is None or lent is None:
-            return False
-        return own.rewrite_offset(key) is None and lent.rewrite_offset(key) is not None
 
     def _index(self, path: Path) -> KeyIndex:
         index = self._files.enter_context(KeyIndex())

@@ -45,6 +45,7 @@ class WireAttempt(TypedDict, total=False):
 class WireStage(TypedDict, total=False):
     """As `records.StageAudit` is written."""
 
+    borrowed: bool
     model: str
     model_answered: str | None
     finish_reason: str | None

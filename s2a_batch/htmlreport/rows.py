@@ -181,7 +181,8 @@ def _part(part: WireStage) -> Part:
         model=_word(part["model"]),
         answered_by=None if answered_by is None else _word(answered_by),
         finish=None if finish is None else _word(finish),
-        sent=[_sent(attempt) for attempt in part["attempts"]],
+        # What another run asked for is in that run's report.
+        sent=[] if part.get("borrowed") is True else [_sent(attempt) for attempt in part["attempts"]],
         sent_chars=sum(len(message["content"]) for message in messages) if messages else None,
     )
 
