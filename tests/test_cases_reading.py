@@ -218,7 +218,7 @@ GOOD = '{"prompt":"[[w]] why?"}\n'
         (json.dumps([{"prompt": "[[w]] why?"}] * 3, indent=2).encode(), "in.jsonl", "JSON array"),
         (json.dumps([{"prompt": "[[w]] why?"}] * 3).encode(), "in.jsonl", "JSON array"),
         (json.dumps({"prompt": "[[w]] why?"}, indent=2).encode(), "in.jsonl", "over many lines"),
-        (gzip.compress(GOOD.encode()), "in.jsonl", "gzip"),
+        (gzip.compress(GOOD.encode(), mtime=0), "in.jsonl", "gzip"),
         (GOOD.encode(), "in.jsonl.gz", "no gzip data"),
     ],
     ids=["utf-16", "utf-16 without BOM", "array", "array on one line", "pretty object", "gzip", "no gzip"],
