@@ -57,13 +57,14 @@ _NEW_FACT: Final = f"INSERT INTO facts VALUES ({','.join('?' * 19)})"  # noqa: S
 def open_index(path: Path) -> sqlite3.Connection:
     """Open an index, made anew when there is none or it is damaged or of another version."""
     for attempt in (1, 2):
-        with contextlib.suppress(sqlite3.DatabaseError):
+        with contextlib.suppress(sqlite3.DatabaseError), contextlib.ExitStack() as failed:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
-            db = connect(path, 32_768)
+            db = failed.enter_context(contextlib.closing(connect(path, 32_768)))
             db.execute("PRAGMA journal_mode = WAL")
             with _transaction(db):
                 if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                     _make_anew(db)
+            failed.pop_all()
             return db
         if attempt == 1:
             for suffix in ("", "-wal", "-shm"):
@@ -74,8 +75,12 @@ def open_index(path: Path) -> sqlite3.Connection:
 def connect(path: Path, cache_kib: int = 8_192) -> sqlite3.Connection:
     """One more connection to an index, with bounded memory."""
     db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA synchronous = OFF")
-    db.execute(f"PRAGMA cache_size = -{cache_kib}")
+    try:
+        db.execute("PRAGMA synchronous = OFF")
+        db.execute(f"PRAGMA cache_size = -{cache_kib}")
+    except sqlite3.Error:
+        db.close()
+        raise
     return db
 
 
