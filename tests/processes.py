@@ -39,6 +39,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OPEN = 4
 RUN = ("run", "in.jsonl", "-o", "out", "--model", "m", "--open-requests", str(OPEN))
 """The usual command; what it lacks is the address."""
+PRICES = ("--set", "price.usd_per_million_input=1000", "--set", "price.usd_per_million_output=2000")
+"""Options that give both stages a price."""
 ENVIRON = {"PATH": os.environ.get("PATH", "")}
 
 
@@ -186,4 +188,15 @@ def strict(line: bytes) -> JsonObject:
 
     found = json.loads(line.decode("utf-8"), parse_constant=refuse)
     assert isinstance(found, dict)
+    return found
+
+
+def caps(text: str) -> tuple[str, str]:
+    """Options that set one cap of the budget."""
+    return ("--set", f"budget.{text}")
+
+
+def manifest(folder: Path) -> JsonObject:
+    """What `run.json` of a folder's usual run says."""
+    found: JsonObject = json.loads((folder / "out" / "run.json").read_text())
     return found

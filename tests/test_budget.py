@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -28,37 +27,17 @@ from s2a_batch.errors import (
 from s2a_batch.report import StageTally
 from s2a_batch.stages import Trail
 from tests.fakes import FakeClient, Scripted, a_limiter, a_stage, in_virtual_time, usage
-from tests.processes import JsonObject, read_lines, run, start, write_input
+from tests.processes import OPEN, PRICES, RUN, caps, manifest, read_lines, run, start, write_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.server import Plan, Upstream
 
-ROOT = Path(__file__).parents[1]
 RECORDS = 12
-OPEN = 4
-RUN = ("run", "in.jsonl", "-o", "out", "--model", "m", "--open-requests", str(OPEN))
-PRICES = ("--set", "price.usd_per_million_input=1000", "--set", "price.usd_per_million_output=2000")
 MESSAGES = [{"role": "user", "content": "[[r-1]] so?"}]
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    work = tmp_path / "work"
-    work.mkdir()
-    write_input(work / "in.jsonl", range(RECORDS))
-    return work
-
-
-def caps(text: str) -> tuple[str, str]:
-    return ("--set", f"budget.{text}")
-
-
-def manifest(folder: Path) -> JsonObject:
-    found: JsonObject = json.loads((folder / "out" / "run.json").read_text())
-    return found
 
 
 def answered(folder: Path) -> list[int]:

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from s2a_batch.caps import Budget, moment
-from tests.processes import run, write_input
+from tests.processes import RUN, caps, run
 
-ROOT = Path(__file__).parents[1]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 RECORDS = 12
-OPEN = 4
-RUN = ("run", "in.jsonl", "-o", "out", "--model", "m", "--open-requests", str(OPEN))
-PRICES = ("--set", "price.usd_per_million_input=1000", "--set", "price.usd_per_million_output=2000")
-MESSAGES = [{"role": "user", "content": "[[r-1]] so?"}]
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    work = tmp_path / "work"
-    work.mkdir()
-    write_input(work / "in.jsonl", range(RECORDS))
-    return work
-
-
-def caps(text: str) -> tuple[str, str]:
-    return ("--set", f"budget.{text}")
 
 
 @pytest.mark.parametrize(

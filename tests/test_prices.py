@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,38 +15,16 @@ from s2a_batch.errors import (
 )
 from s2a_batch.records import Usage
 from tests.fakes import a_job, usage
-from tests.processes import JsonObject, run, write_input
+from tests.processes import ROOT, RUN, caps, manifest, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from s2a_batch.job import Job
     from tests.server import Plan, Upstream
 
-ROOT = Path(__file__).parents[1]
 RECORDS = 12
-OPEN = 4
-RUN = ("run", "in.jsonl", "-o", "out", "--model", "m", "--open-requests", str(OPEN))
-PRICES = ("--set", "price.usd_per_million_input=1000", "--set", "price.usd_per_million_output=2000")
-MESSAGES = [{"role": "user", "content": "[[r-1]] so?"}]
-NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    work = tmp_path / "work"
-    work.mkdir()
-    write_input(work / "in.jsonl", range(RECORDS))
-    return work
-
-
-def caps(text: str) -> tuple[str, str]:
-    return ("--set", f"budget.{text}")
-
-
-def manifest(folder: Path) -> JsonObject:
-    found: JsonObject = json.loads((folder / "out" / "run.json").read_text())
-    return found
 
 
 def priced(job: Job, given: int, came: int, cached: int | None = None) -> float | None:
