@@ -1,8 +1,9 @@
 """Asks for a reply of one shape: schema, parsing, and re-asks with the reason why a reply does not fit.
 
 Knows instructor. Invariants: every request goes through the `send` that the caller hands in, so re-asks pass limiter,
-retry and audit like any other; the user's text is never rendered (instructor's `context` stays unset); the schema is
-built once.
+retry and audit like any other; the user's text is never rendered (instructor's `context` stays unset). What instructor
+would send first is built once, and a reply that fits needs it no more; one that does not is handed to it as if it had
+asked itself, and it re-asks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from instructor.core.exceptions import InstructorRetryException, ResponseParsing
 from instructor.core.hooks import HookName, Hooks
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from s2a_batch.client import strict_schema
+from s2a_batch.client import as_completion, strict_schema
 from s2a_batch.errors import RecordError, UnusableReply
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     from openai.types.chat import ChatCompletion
 
-    from s2a_batch.client import Reply, Request
+    from s2a_batch.client import Request
+    from s2a_batch.completion import Reply
     from s2a_batch.errors import FailureKind
     from s2a_batch.job import Mode
 
@@ -36,6 +38,7 @@ _MODES: Final[dict[str, instructor.Mode]] = {
     "json": instructor.Mode.JSON,
     "md_json": instructor.Mode.MD_JSON,
 }
+_SHORT: Final = (instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS)  # the others put the schema into the messages
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _THINKING: Final = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 _FENCE_OPENS: Final = re.compile(r"```(?:json)?\s*(?=\{)")
@@ -56,6 +59,7 @@ class Asker:
         self._model = None if model is None else instructor.response_schema(model)
         self._mode = _MODES[mode]
         self._shape = {} if model is None else _shape(model, self._mode, strict=strict, max_chars=max_chars)
+        self._is_short = self._mode in _SHORT
         self._ask = cast("Callable[..., Awaitable[BaseModel]]", instructor.patch(create=self._create, mode=self._mode))
 
     async def ask(
@@ -81,6 +85,37 @@ class Asker:
         if self._model is None:
             reply = await send({"messages": [dict(message) for message in messages]})
             return self._spoken(reply.text, on_invalid)
+        first: Reply | None = None
+        if self._is_short:
+            first = await send({"messages": [dict(message) for message in messages], **self._shape})
+            if (found := self._fitting(first)) is not None:
+                return found
+        return await self._instructed(send, messages, first, reasks=reasks, on_invalid=on_invalid)
+
+    def _fitting(self, reply: Reply) -> BaseModel | None:
+        """The model's instance of a reply that fits, judged as instructor does."""
+        if self._model is None or (reply.tool is None) is (self._mode is instructor.Mode.TOOLS):
+            return None
+        try:
+            return self._model.model_validate_json(_json_text(reply.text), strict=False)
+        except Exception:  # noqa: BLE001  a validator of the user's own class may raise anything; instructor tells it
+            return None
+
+    async def _instructed(
+        self,
+        send: Callable[[Request], Awaitable[Reply]],
+        messages: list[dict[str, str]],
+        first: Reply | None,
+        *,
+        reasks: int,
+        on_invalid: Callable[[FailureKind, str], None],
+    ) -> BaseModel:
+        """Instructor's way, from a first reply that did not fit, or from the first request."""
+        replies = [] if first is None else [first]
+
+        async def next_reply(request: Request) -> Reply:
+            return replies.pop() if replies else await send(request)
+
         reasons: list[Exception] = []
 
         def note(error: Exception, **_: object) -> None:
@@ -98,7 +133,7 @@ class Asker:
                 max_retries=reasks,
                 strict=False,
                 hooks=hooks,
-                send=send,
+                send=next_reply,
             )
         except InstructorRetryException as error:
             if broken:
@@ -120,13 +155,7 @@ class Asker:
     async def _create(self, send: Callable[[Request], Awaitable[Reply]], **request: JsonValue) -> ChatCompletion:
         """What instructor takes for the SDK: the request with our schema, the reply with its text cleaned."""
         reply = await send({**request, **self._shape})
-        message = reply.completion.choices[0].message
-        for call in message.tool_calls or ():
-            if call.type == "function":
-                call.function.arguments = _json_text(call.function.arguments)
-        if message.content is not None and not message.tool_calls:
-            message.content = _json_text(message.content)
-        return reply.completion
+        return as_completion(reply, _json_text(reply.text))
 
 
 def _shape(model: type[BaseModel], mode: instructor.Mode, *, strict: bool, max_chars: int | None) -> Request:
@@ -141,7 +170,8 @@ def _shape(model: type[BaseModel], mode: instructor.Mode, *, strict: bool, max_c
         return {"response_format": {"type": "json_schema", "json_schema": wrapped}}
     if mode is instructor.Mode.TOOLS:
         function: JsonValue = {"name": name, "strict": strict, "parameters": schema}
-        return {"tools": [{"type": "function", "function": function}]}
+        forced: JsonValue = {"type": "function", "function": {"name": name}}
+        return {"tools": [{"type": "function", "function": function}], "tool_choice": forced}
     return {}
 
 
@@ -158,7 +188,7 @@ def _bound(schema: JsonValue, max_chars: int) -> None:
 
 def _json_text(text: str) -> str:
     """The JSON in a reply: without thinking and code fences, and without halves of surrogate pairs."""
-    text = _THINKING.sub("", text)
+    text = _THINKING.sub("", text) if "<think>" in text else text
     if not text.lstrip().startswith("{"):
         text = _fenced(text)
     if "\\ud" in text.lower():

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from s2a_batch.account import Totals
     from s2a_batch.caps import Budget
-    from s2a_batch.client import Reply, Request
+    from s2a_batch.client import Request
+    from s2a_batch.completion import Reply
     from s2a_batch.prices import CostOf
     from s2a_batch.records import Attempt
     from s2a_batch.report import StageTally

@@ -8,9 +8,8 @@ endpoint is down one request at a time asks whether it is back.
 from __future__ import annotations
 
 from collections import deque
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
@@ -20,7 +19,7 @@ from s2a_batch.pace import Bucket, LearntRate, Taken
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
 _FIRST_OPEN: Final = 4
 _GROWTH: Final = 0.5
@@ -58,6 +57,7 @@ class _Waiter:
 class Slot:
     """A permission to have one request open; tells the limiter how it went.
 
+    As a context manager it is given back at the end of the block, unless it is kept.
     A request whose reply is paid for counts as open until that is written, so that a kill loses no more than these.
 
     Attributes:
@@ -74,6 +74,13 @@ class Slot:
         self._one = one
         self.started = one.at
         self.waited_s = waited_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.kept:
+            self.release()
 
     def release(self) -> None:
         """Give the slot back, if that has not been done."""
@@ -142,9 +149,8 @@ class Limiter:
         self._lanes.append(Lane(cap))
         return self._lanes[-1]
 
-    @asynccontextmanager
-    async def slot(self, lane: Lane, tokens: float) -> AsyncIterator[Slot]:
-        """Hold a slot while a request is open, or longer when it is kept.
+    async def slot(self, lane: Lane, tokens: float) -> Slot:
+        """A slot for one request, as soon as there is one.
 
         Args:
             lane: The stage's lane.
@@ -155,12 +161,7 @@ class Limiter:
         """
         asked = anyio.current_time()
         taken, one = await self._admit(lane, tokens)
-        slot = Slot(self, lane, taken, one, waited_s=one.at - asked)
-        try:
-            yield slot
-        finally:
-            if not slot.kept:
-                slot.release()
+        return Slot(self, lane, taken, one, waited_s=one.at - asked)
 
     def leave(self, lane: Lane) -> None:
         """One request of this lane is no longer open."""
@@ -250,6 +251,8 @@ class Limiter:
                 self.paused_until = max(self.paused_until, anyio.current_time() + reset_s)
 
     async def _admit(self, lane: Lane, tokens: float) -> tuple[Taken, Taken]:
+        if self._is_free(lane) and self._delay_s(tokens) <= 0:
+            return self._take(lane, tokens)
         me = _Waiter(tokens)
         lane.waiting.append(me)
         try:
@@ -259,15 +262,26 @@ class Limiter:
                 delay_s = self._delay_s(tokens) if self._next() is me else None
                 if delay_s is not None and delay_s <= 0:
                     return self._take(lane, tokens)
-                with anyio.move_on_after(delay_s):
+                if delay_s is None:
                     await me.wake.wait()
+                else:
+                    with anyio.move_on_after(delay_s):
+                        await me.wake.wait()
                 me.wake = anyio.Event()
         finally:
             lane.waiting.remove(me)
             self._nudge()
 
+    def _is_free(self, lane: Lane) -> bool:
+        """Whether nobody waits before a newcomer, and one more may be open."""
+        waits = any(other.waiting for other in self._lanes)
+        return not waits and not self._drain.is_set() and lane.has_room() and self._has_room()
+
+    def _has_room(self) -> bool:
+        return self.open < (1 if self.down else int(self._window))
+
     def _next(self) -> _Waiter | None:
-        if self.open >= (1 if self.down else int(self._window)):
+        if not self._has_room():
             return None
         return next((lane.waiting[0] for lane in self._lanes if lane.waiting and lane.has_room()), None)
 

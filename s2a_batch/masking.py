@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LEAST_CHARS: Final = 5  # shorter ones stand in ordinary words
 _MESSAGE_CHARS: Final = 1_000
+_MOST_WORDS: Final = 100
 _PIECE_CHARS: Final = 10  # a key's public beginning, as in `sk-proj-`, has up to 8
 _DRAWN: Final = re.compile(r"(?=.*\d)\S{10,}", re.DOTALL)
 _NO_SECRETS: Final = frozenset(
@@ -25,6 +26,7 @@ _NO_SECRETS: Final = frozenset(
     | {"placeholder", "unused", "bearer", "basic", "token", "apikey", "api-key"}
 )
 _IDS: Final = re.compile(r"\b(org-|proj_)[A-Za-z0-9]{12,}")
+_CODED: Final = re.compile(r"[\s\\%&]")
 _LOGIN: Final = re.compile(r"(?<=://)[^\s/@]+(?=@)")
 _MARK: Final = re.compile(r"[^A-Za-z0-9._-]")
 _JSON_ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
@@ -46,6 +48,7 @@ class Mask:
         spelled = {spelling for word in words for spelling in _spellings(word) if len(spelling) >= _LEAST_CHARS}
         self._spellings = sorted(spelled, key=len, reverse=True)
         self._drawn = [spelling for spelling in self._spellings if _DRAWN.fullmatch(spelling)]
+        self._words: dict[str, str] = {}
         self._pieces = {word[n : n + _PIECE_CHARS].lower() for word in words for n in range(len(word) - 9)}
 
     def text(self, text: str) -> str:
@@ -64,9 +67,17 @@ class Mask:
         """A short text that goes to a file or a screen: also without parts of secrets, however they are spelled."""
         text = self._without_pieces(self.text(text)[:_MESSAGE_CHARS])
         text = _LOGIN.sub("***", _IDS.sub("***", text))
-        if any(self._piece_at(decoded) is not None for decoded in _decoded(text)):
+        if _CODED.search(text) and any(self._piece_at(decoded) is not None for decoded in _decoded(text)):
             return "a message that repeats a secret is left out"
         return text
+
+    def word(self, text: str) -> str:
+        """A message that comes with every reply, such as the model's name; looked at once."""
+        if (found := self._words.get(text)) is None:
+            found = self.message(text)
+            if len(self._words) < _MOST_WORDS:
+                self._words[text] = found
+        return found
 
     def _without_pieces(self, text: str) -> str:
         while (start := self._piece_at(text)) is not None:

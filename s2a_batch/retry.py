@@ -7,7 +7,7 @@ record's fault and costs no attempt, the limiter makes everyone wait; nothing is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
@@ -16,9 +16,11 @@ from s2a_batch.errors import AttemptError, Drained, EndpointError, RateLimitedEr
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from s2a_batch.bounds import Retry
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,33 @@ class RetryPolicy:
     bounds: Retry
     drain: anyio.Event
     rng: random.Random
+
+    async def run(
+        self, attempt: Callable[[], Awaitable[T]], made: Callable[[], int], *, since: Callable[[], float]
+    ) -> T:
+        """Attempt until one succeeds or none is left; the first one needs no loop.
+
+        Args:
+            attempt: Makes one.
+            made: As for `attempts`.
+            since: As for `attempts`.
+
+        Raises:
+            AttemptError: Of the last attempt.
+            Drained: The run drains; no further attempt starts.
+            StopRun: The server asks for a longer wait than the job bears.
+        """
+        try:
+            return await attempt()
+        except (TransientError, RateLimitedError) as error:
+            failed = [error]
+
+        async def next_attempt() -> T:
+            if failed:
+                raise failed.pop()
+            return await attempt()
+
+        return await self.attempts(made, since=since)(next_attempt)
 
     def attempts(self, made: Callable[[], int], *, since: Callable[[], float]) -> AsyncRetrying:
         """A fresh tenacity loop; never share one between tasks, its state is not per call.

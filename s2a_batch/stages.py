@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol
@@ -19,13 +18,12 @@ from s2a_batch.errors import AttemptError, FailureKind, RateLimitedError, Record
 from s2a_batch.records import Attempt, Fault, Message, StageAudit, StageName, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from pydantic import BaseModel
 
     from s2a_batch.asker import Asker
     from s2a_batch.budget import Meter
-    from s2a_batch.client import Reply, Request
+    from s2a_batch.client import Request
+    from s2a_batch.completion import Reply
     from s2a_batch.job import StageJob
     from s2a_batch.limits import Lane, Limiter, Slot
     from s2a_batch.report import StageTally
@@ -39,8 +37,8 @@ _MOST_REFUSALS: Final = 20
 class Client(Protocol):
     """What a stage needs of an endpoint; a test's scripted client and a faster transport have it too."""
 
-    async def send(self, request: Request) -> Reply:
-        """Send exactly one request; raises `AttemptError` or `StopRun`."""
+    async def send(self, request: Request, *, short: bool = False) -> Reply:
+        """Send exactly one request, if need be with as little work as it takes; raises `AttemptError` or `StopRun`."""
         ...
 
 
@@ -128,8 +126,11 @@ class Stage:
             if not trail.messages:
                 trail.messages = _sent(request)
             body: Request = {"model": self.job.model, **request, **self.parameters()}
-            retrying = self.retry.attempts(trail.counted, since=lambda: trail.started)
-            return await retrying(self._attempt, body, trail, reask=reask)
+
+            async def attempt() -> Reply:
+                return await self._attempt(body, trail, reask=reask)
+
+            return await self.retry.run(attempt, trail.counted, since=lambda: trail.started)
 
         try:
             parsed = await self.asker.ask(send, messages, reasks=bounds.reasks, on_invalid=trail.mark_invalid)
@@ -170,7 +171,7 @@ class Stage:
         One that stops the run or is cancelled is counted, but in no audit: its record stays pending.
         """
         trail.release()
-        async with self._slot(request) as slot:
+        with await self._slot(request) as slot:
             self.meter.admit()
             if not trail.attempts:
                 trail.started = slot.started
@@ -180,7 +181,7 @@ class Stage:
             self.tally.requests += 1
             self.tally.open += 1
             try:
-                reply = await self.client.send(request)
+                reply = await self.client.send(request, short=not trail.attempts)
                 slot.kept, trail.slot = True, slot
                 self.health.note_success()
             except AttemptError as error:
@@ -202,16 +203,10 @@ class Stage:
                     self.meter.note(attempt, request, reply)
         return reply
 
-    @asynccontextmanager
-    async def _slot(self, request: Request) -> AsyncIterator[Slot]:
+    async def _slot(self, request: Request) -> Slot:
         self.tally.waiting += 1
         try:
-            async with self.limiter.slot(self.lane, self._estimate(request)) as slot:
-                self.tally.waiting -= 1
-                try:
-                    yield slot
-                finally:
-                    self.tally.waiting += 1
+            return await self.limiter.slot(self.lane, self._estimate(request))
         finally:
             self.tally.waiting -= 1
 

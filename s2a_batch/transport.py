@@ -1,89 +1,212 @@
-"""The HTTP client below the SDK: its pool, and a bound on what a reply may bring. A faster transport goes in here.
+"""The HTTP connections of one endpoint: a request's body goes out, a reply's status, headers and body come back.
 
-Knows httpx2. Invariants: a redirect is never followed (it would be a second request, and would carry our headers to a
+Knows aiohttp and httpx2. The pool is aiohttp's, which costs the same at 16 and at 2,048 open requests. Invariants: one
+`post` sends one request; a redirect is never followed (it would be a second request, and would carry our headers to a
 place that the job does not name); a reply's body has a bound, whatever its headers say.
 """
 
 from __future__ import annotations
 
+import select
+import ssl
+import urllib.request
 import zlib
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
+import aiohttp
+import anyio
 import httpx2
+import truststore
 
-from s2a_batch.errors import JobError
+from s2a_batch.errors import JobError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Mapping
+
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
 MOST_BYTES: Final = 32 << 20
 _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_CONNECT_S: Final = 10.0
+_KEEPALIVE_S: Final = 30.0
+_HEADER_BYTES: Final = 64 << 10
+_OF_THE_WAY: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 
-class BodyError(Exception):
-    """A reply's body is longer than any answer, or cannot be unpacked."""
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back, whatever its status; the headers' names may be looked up in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
 
 
-def http_client(base_url: str, connections: int) -> httpx2.AsyncClient:
-    """An HTTP client for one endpoint; close it.
+class Transport:
+    """Posts to one address over connections that are kept; use as an async context manager.
 
     Args:
-        base_url: A loopback address is reached without the proxies that the environment names.
+        url: Where all requests go, with its query and without a login.
+        deadline_s: From sending to the last byte.
         connections: Most that are open at a time.
+
+    Attributes:
+        headers: Of each request; set before it is entered.
 
     Raises:
         JobError: The environment names a proxy or certificates that cannot be used.
     """
-    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0)
-    try:
-        return httpx2.AsyncClient(
-            trust_env=(urlsplit(base_url).hostname or "") not in _LOCAL,
-            limits=limits,
-            follow_redirects=False,
-            headers={"accept-encoding": "gzip"},
-            event_hooks={"response": [_bound]},
+
+    def __init__(self, url: str, *, deadline_s: float, connections: int) -> None:
+        self.headers: Mapping[str, str] = {}
+        self._url = url
+        self._deadline_s = deadline_s
+        self._connections = connections
+        try:
+            self._proxy = _proxy_for(url)
+            self._ssl = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        except (ValueError, OSError) as error:  # its text may show a password
+            raise JobError(
+                f"no HTTP client can be made with this environment ({type(error).__name__}); look at HTTP_PROXY, "
+                "HTTPS_PROXY, ALL_PROXY (http://host:port, no SOCKS) and SSL_CERT_FILE"
+            ) from None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=_Connector(limit=self._connections, keepalive_timeout=_KEEPALIVE_S, ssl=self._ssl),
+            headers={**self.headers, "accept-encoding": "gzip"},
+            proxy=self._proxy,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT_S, self._deadline_s)),
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
         )
-    except (httpx2.InvalidURL, ValueError, ImportError, OSError) as error:  # its text may show a password
-        raise JobError(
-            f"no HTTP client can be made with this environment ({type(error).__name__}); look at HTTP_PROXY, "
-            "HTTPS_PROXY, ALL_PROXY (http://host:port; SOCKS needs the package socksio) and SSL_CERT_FILE"
-        ) from None
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+            await self._session.close()
+
+    async def post(self, body: bytes) -> Response:
+        """Send exactly one request, and read all of what comes.
+
+        Raises:
+            TransientError: No reply came, or none that HTTP knows.
+        """
+        try:
+            with anyio.fail_after(self._deadline_s):
+                async with self._session.post(self._url, data=body, allow_redirects=False) as response:
+                    return Response(response.status, response.headers, await _read(response))
+        except TimeoutError:
+            raise TransientError("timeout", f"no complete reply within {self._deadline_s:g} s") from None
+        except _BodyError as error:
+            raise TransientError("not_an_answer", f"a reply came, and {error}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise TransientError("connection", f"connection failed ({_root(error)})") from None
+
+    def for_sdk(self) -> httpx2.AsyncClient:
+        """The same connections as the SDK takes them; whatever it calls, its body is posted here."""
+        return httpx2.AsyncClient(transport=_Bridge(self), trust_env=False)
 
 
-async def _bound(response: httpx2.Response) -> None:
-    """Runs before the body is read; takes the unpacking over from httpx2, which knows no bound."""
-    if isinstance(response.stream, httpx2.AsyncByteStream):
-        packed = response.headers.pop("content-encoding", "identity").strip().lower()
-        response.stream = _Bounded(response.stream, packed)
+class _Bridge(httpx2.AsyncBaseTransport):
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        found = await self._transport.post(await request.aread())
+        headers = [(name, value) for name, value in found.headers.items() if name.lower() not in _OF_THE_WAY]
+        return httpx2.Response(found.status, headers=headers, content=found.body, request=request)
 
 
-class _Bounded(httpx2.AsyncByteStream):
-    """A body, unpacked, that ends with `BodyError` where it gets too long; a small one may unpack to all memory."""
+class _BodyError(Exception):
+    """A reply's body is longer than any answer, or cannot be unpacked."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream, packed: str) -> None:
-        self._stream = stream
-        self._packed = packed
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = MOST_BYTES
-        unpack = self._unpacker()
-        async for part in self._stream:
-            try:
-                plain = part if unpack is None else unpack.decompress(part, left + 1)
-            except zlib.error as error:
-                raise BodyError(f"its body is no {self._packed}: {error}") from None
-            left -= len(plain)
-            if left < 0:
-                raise BodyError(f"its body is longer than {MOST_BYTES} bytes")
-            yield plain
+class _Connector(aiohttp.TCPConnector):
+    """A pool that hands out no kept connection which the server has closed meanwhile.
 
-    def _unpacker(self) -> zlib._Decompress | None:
-        if self._packed in ("", "identity"):
-            return None
-        if self._packed not in ("gzip", "x-gzip", "deflate"):
-            raise BodyError(f"its body is packed as {self._packed[:40]}, which was not asked for")
-        return zlib.decompressobj(zlib.MAX_WBITS | 32)
+    The event loop has not seen a close that arrived since it last looked, and aiohttp does not look itself: of a
+    server that closes after each reply, without a word in its headers, every second request met a closed connection.
+    """
 
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+    def __init__(self, *, limit: int, keepalive_timeout: float, ssl: ssl.SSLContext) -> None:
+        super().__init__(limit=limit, keepalive_timeout=keepalive_timeout, ssl=ssl)
+        self._kept: WeakSet[ResponseHandler] = WeakSet()
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
+    ) -> Connection:
+        while True:
+            found = await super().connect(req, traces, timeout)
+            if found.protocol is None or found.protocol not in self._kept:
+                if found.protocol is not None:
+                    self._kept.add(found.protocol)
+                return found
+            if not _is_readable(found):
+                return found
+            found.close()
+
+
+def _is_readable(connection: Connection) -> bool:
+    """Whether a connection that waits for nothing has something to read: its end, or what nobody asked for."""
+    socket = None if connection.transport is None else connection.transport.get_extra_info("socket")
+    if socket is None:
+        return True
+    poll = select.poll()
+    poll.register(socket.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """All of a body, unpacked; `_BodyError` where it gets too long: a small one may unpack to all memory."""
+    packed = response.headers.get("content-encoding", "identity").strip().lower()
+    unpack = None if packed in ("", "identity") else _unpacker(packed)
+    parts, left = list[bytes](), MOST_BYTES
+    async for part in response.content.iter_any():
+        try:
+            plain = part if unpack is None else unpack.decompress(part, left + 1)
+        except zlib.error as error:
+            raise _BodyError(f"its body is no {packed}: {error}") from None
+        left -= len(plain)
+        if left < 0:
+            raise _BodyError(f"its body is longer than {MOST_BYTES} bytes")
+        parts.append(plain)
+    return b"".join(parts)
+
+
+def _unpacker(packed: str) -> zlib._Decompress:
+    if packed not in ("gzip", "x-gzip", "deflate"):
+        raise _BodyError(f"its body is packed as {packed[:40]}, which was not asked for")
+    return zlib.decompressobj(zlib.MAX_WBITS | 32)
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for this address; none for this machine. Raises ValueError for others."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    named = urllib.request.getproxies()
+    proxy = named.get(parts.scheme) or named.get("all")
+    if not proxy or host in _LOCAL or urllib.request.proxy_bypass(host):
+        return None
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    place = urlsplit(proxy)
+    if place.scheme not in ("http", "https") or not place.hostname or place.port == 0:
+        raise ValueError
+    return proxy
+
+
+def _root(error: BaseException) -> str:
+    """The innermost cause in a few words."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__ or error
+    return f"{type(error).__name__}: {error}"

@@ -98,7 +98,7 @@ def run_job(
         FinishedRewrites(job, keys, sound_only=options.retry_failed) as rewrites,
     ):
         worker = _Worker(job, options, Resume(job, options, directory, keys, say), rewrites, say)
-        return anyio.run(worker.run, watch, environ)
+        return anyio.run(worker.run, watch, environ, backend_options={"use_uvloop": True})
 
 
 class _Worker:

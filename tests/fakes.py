@@ -10,22 +10,22 @@ from __future__ import annotations
 import copy
 import json
 import random
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import anyio
 import trio.testing
-from openai.types.chat import ChatCompletion
 
 from s2a_batch.answers import RewriteReply
 from s2a_batch.asker import Asker
 from s2a_batch.bounds import Retry
 from s2a_batch.budget import Meter, Spending
 from s2a_batch.caps import Budget
-from s2a_batch.client import Reply
+from s2a_batch.completion import Reply, reply_of
 from s2a_batch.forms import Asked
 from s2a_batch.job import AnswerJob, Job, RewriteJob
 from s2a_batch.limits import Limiter
-from s2a_batch.records import Record, Usage
+from s2a_batch.masking import Mask
+from s2a_batch.records import Record
 from s2a_batch.report import StageTally
 from s2a_batch.retry import Health, RetryPolicy
 from s2a_batch.stages import Stage
@@ -64,7 +64,7 @@ class FakeClient:
         self.started: list[float] = []
         self.open = self.max_open = 0
 
-    async def send(self, request: Request) -> Reply:
+    async def send(self, request: Request, *, short: bool = False) -> Reply:  # noqa: ARG002  sent is the same
         """One scripted request."""
         self.requests.append(copy.deepcopy(request))
         self.started.append(anyio.current_time())
@@ -95,22 +95,8 @@ class FakeClient:
 def reply_to(request: Request, scripted: server.Reply, number: int = 1) -> Reply:
     """The reply of the loopback upstream to this request, without a network."""
     ask = server.Ask.read(json.dumps({"model": "m1"} | request).encode(), None)
-    found = ChatCompletion.model_validate(server.completion(ask, scripted, {}, number))
-    message = found.choices[0].message
-    call: Any = message.tool_calls[0] if message.tool_calls else None
-    usage = found.usage
-    return Reply(
-        text=call.function.arguments if call is not None else message.content or "",
-        model=found.model,
-        finish_reason=found.choices[0].finish_reason,
-        usage=Usage()
-        if usage is None
-        else Usage(input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens),
-        request_id=f"req-{number}",
-        status=200,
-        headers={},
-        completion=found,
-    )
+    body = server.completion(ask, scripted, {}, number)
+    return reply_of(body, {}, status=200, request_id=f"req-{number}", mask=Mask([]))
 
 
 def usage(inputs: int, outputs: int) -> server.JsonObject:

@@ -29,7 +29,8 @@ from tests.fakes import FakeClient, Scripted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from s2a_batch.client import Reply, Request
+    from s2a_batch.client import Request
+    from s2a_batch.completion import Reply
     from tests import server
     from tests.server import Plan, Upstream
 

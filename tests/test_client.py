@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from s2a_batch.client import Endpoint, Reply, strict_schema
+from s2a_batch.client import Endpoint, strict_schema
 from s2a_batch.errors import (
     AccountError,
     AttemptError,
@@ -35,11 +35,21 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from s2a_batch.client import Request
+    from s2a_batch.completion import Reply
     from tests import server
     from tests.server import Plan, Upstream
 
 pytestmark = pytest.mark.anyio
 REQUEST: Request = {"model": "m1", "messages": [{"role": "user", "content": "[[r-1]] so?"}]}
+
+
+SHORT = [True]
+
+
+@pytest.fixture(params=[True, False], ids=["short", "sdk"], autouse=True)
+def way(request: pytest.FixtureRequest) -> None:
+    """Every promise here is one of both ways to send."""
+    SHORT[0] = request.param
 
 
 def endpoint(base_url: str, *, api_key: str = "sk-test-key", deadline_s: float = 5.0) -> Endpoint:
@@ -48,7 +58,7 @@ def endpoint(base_url: str, *, api_key: str = "sk-test-key", deadline_s: float =
 
 async def sent(up: Upstream, request: Request = REQUEST, *, deadline_s: float = 5.0) -> Reply:
     async with endpoint(up.base_url, deadline_s=deadline_s) as client:
-        return await client.send(request)
+        return await client.send(request, short=SHORT[0])
 
 
 async def failed(up: Upstream, request: Request = REQUEST, *, deadline_s: float = 5.0) -> S2AError:
@@ -112,7 +122,7 @@ async def test_a_refused_connection_is_a_transient_fault() -> None:
         place = f"127.0.0.1:{unheard.getsockname()[1]}/v1"
         async with endpoint(f"http://USERZZ:WORDZZ@{place}") as client:
             with pytest.raises(TransientError) as caught:
-                await client.send(REQUEST)
+                await client.send(REQUEST, short=SHORT[0])
     assert caught.value.kind == "connection"
     assert str(caught.value).startswith(f"http://{place}: connection failed")
     assert "ZZ" not in str(caught.value)
@@ -134,7 +144,7 @@ async def test_a_connection_that_was_closed_meanwhile_costs_nothing(upstream: Ca
     up = upstream(plan({"close": True}))
     async with endpoint(up.base_url) as client:
         for _ in range(5):
-            await client.send(REQUEST)
+            await client.send(REQUEST, short=SHORT[0])
             await anyio.sleep(0.05)  # the close is on its way; a request that meets it is a transient fault
     assert up.stats().answered == 5
 
@@ -144,7 +154,7 @@ async def test_requests_share_connections(upstream: Callable[[Plan], Upstream]) 
     up = upstream({})
     async with endpoint(up.base_url) as client:
         for _ in range(5):
-            await client.send(REQUEST)
+            await client.send(REQUEST, short=SHORT[0])
     assert up.stats().connections == 1
 
 

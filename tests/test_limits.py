@@ -36,7 +36,7 @@ class Watch:
         """Arrive after a while, take a slot, hold it, say it went well."""
         await anyio.sleep(arrive)
         try:
-            async with self.limiter.slot(lane, tokens) as slot:
+            with await self.limiter.slot(lane, tokens) as slot:
                 self.started.append((anyio.current_time(), name, tokens))
                 self.most = max(self.most, self.limiter.open)
                 await anyio.sleep(seconds)
@@ -69,7 +69,7 @@ def test_never_more_are_open_than_the_caps(
         async def one(lane: int, arrive: float, seconds: float) -> None:
             nonlocal done
             await anyio.sleep(arrive)
-            async with limiter.slot(lanes[lane], 10) as slot:
+            with await limiter.slot(lanes[lane], 10) as slot:
                 assert limiter.open <= cap
                 most[lane] = max(most[lane], lanes[lane].open)
                 await anyio.sleep(seconds)
@@ -201,7 +201,7 @@ async def test_real_usage_corrects_the_estimate(used: int, next_at: float) -> No
     limiter = a_limiter(tokens_per_minute=100)
     watch = Watch(limiter)
     lane = limiter.lane(None)
-    async with limiter.slot(lane, 100) as slot:
+    with await limiter.slot(lane, 100) as slot:
         await anyio.sleep(1)
         slot.succeeded(used)
     await watch.request(lane, "next", 10)
@@ -219,10 +219,10 @@ def test_one_episode_of_rate_limits_pauses_everyone_once(after: float | None, re
         began, told = [], []
 
         async def one(n: int) -> None:
-            async with limiter.slot(lane, 1) as slot:
+            with await limiter.slot(lane, 1) as slot:
                 await anyio.sleep(1 + n * lag / refused)
                 told.append((anyio.current_time(), slot.rate_limited(after)))
-            async with limiter.slot(lane, 1):
+            with await limiter.slot(lane, 1):
                 began.append(anyio.current_time())
 
         limiter.note_success(Taken(0, 1), {})
@@ -244,11 +244,11 @@ async def test_a_shorter_wait_does_not_cut_a_longer_one() -> None:
     """Of two waits that a server names, the longer one binds; also when the shorter one comes last."""
     limiter = a_limiter()
     lane = limiter.lane(None)
-    async with limiter.slot(lane, 1) as first, limiter.slot(lane, 1) as second:
+    with await limiter.slot(lane, 1) as first, await limiter.slot(lane, 1) as second:
         await anyio.sleep(1)
         first.rate_limited(100)
         second.rate_limited(5)
-    async with limiter.slot(lane, 1) as slot:
+    with await limiter.slot(lane, 1) as slot:
         assert slot.started >= 101
 
 
@@ -258,14 +258,14 @@ async def test_guessed_pauses_double_from_one_episode_to_the_next() -> None:
     lane = limiter.lane(None)
     waits = []
     for _ in range(9):
-        async with limiter.slot(lane, 1) as slot:
+        with await limiter.slot(lane, 1) as slot:
             await anyio.sleep(0.1)
             waits.append(slot.rate_limited(None))
     for wait_s, guess in zip(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
         assert guess <= wait_s <= guess * 1.1
-    async with limiter.slot(lane, 1) as slot:
+    with await limiter.slot(lane, 1) as slot:
         slot.succeeded(1)
-    async with limiter.slot(lane, 1) as slot:
+    with await limiter.slot(lane, 1) as slot:
         assert slot.rate_limited(None) <= 1.1
 
 
@@ -330,9 +330,8 @@ async def test_a_drain_wakes_all_who_wait_and_lets_the_open_finish() -> None:
         await anyio.sleep(0.001)
         assert (watch.drained, limiter.open) == (8, 2)
     assert anyio.current_time() == pytest.approx(30)
-    with pytest.raises(Drained):
-        async with limiter.slot(lanes[0], 1):
-            raise AssertionError
+    with pytest.raises(Drained), await limiter.slot(lanes[0], 1):
+        raise AssertionError
     assert limiter.open == 0
 
 
@@ -341,9 +340,8 @@ async def test_a_request_that_fails_gives_its_slot_back() -> None:
     limiter = a_limiter(1)
     lane = limiter.lane(None)
     for _ in range(5):
-        with pytest.raises(ZeroDivisionError):
-            async with limiter.slot(lane, 1):
-                raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError), await limiter.slot(lane, 1):
+            raise ZeroDivisionError
     assert (limiter.open, lane.open) == (0, 0)
 
 
@@ -353,7 +351,7 @@ async def test_a_slot_says_how_long_it_was_waited_for() -> None:
     lane = limiter.lane(None)
     waited = []
     for _ in range(3):
-        async with limiter.slot(lane, 1) as slot:
+        with await limiter.slot(lane, 1) as slot:
             waited.append(slot.waited_s)
             await anyio.sleep(4)
     assert waited == pytest.approx([0, 6, 6])

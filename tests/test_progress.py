@@ -144,7 +144,7 @@ async def test_what_holds_the_run_up_has_a_name(
     limiter = a_limiter(cap=int(limits.pop("cap", 4)), **limits)
     lane = limiter.lane(None)
     live = Live(Tally(), anyio.current_time(), (limiter, limiter))
-    async with limiter.slot(lane, 300_000):
+    with await limiter.slot(lane, 300_000):
         if event is not None:
             event(limiter)
         elif note:
@@ -163,7 +163,7 @@ async def test_a_probe_of_an_endpoint_that_is_down_is_told() -> None:
     down(limiter)
     await anyio.sleep(3)
     assert shown(Live(Tally(), 0.0, (limiter,)))[5].strip() == "endpoint down: asking whether it is back"
-    async with limiter.slot(limiter.lane(None), 1) as slot:
+    with await limiter.slot(limiter.lane(None), 1) as slot:
         slot.succeeded(1)
     assert shown(Live(Tally(), 0.0, (limiter,)))[5].strip() == ""
 

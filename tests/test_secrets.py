@@ -248,7 +248,7 @@ async def test_a_query_of_the_address_goes_along_with_each_request() -> None:
             with pytest.raises(S2AError):
                 await client.send(REQUEST)
         tasks.cancel_scope.cancel()
-    assert lines == [b"POST /v1/chat/completions?key=a+b&v=2 HTTP/1.1"]
+    assert lines == [b"POST /v1/chat/completions?key=a%20b&v=2 HTTP/1.1"]
 
 
 def test_a_key_in_the_address_is_masked_where_the_server_repeats_the_path(

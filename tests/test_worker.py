@@ -245,7 +245,7 @@ def test_nothing_blocks_the_loop_while_records_are_under_way(
 
 def test_a_server_gone_for_a_while_fails_no_record(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
     """A restart of the server in the night must not cost a dead letter for each record that met it."""
-    up = upstream({"latency_s": 0.02, "down": [[0.15, 1.6]]})
+    up = upstream({"latency_s": 0.02, "down": [[0.05, 1.6]]})
     done = run(folder, *RUN, "--base-url", up.base_url, "--open-requests", "4")
     assert done.status == 0, done.err
     assert len(read_lines(folder / "out" / "results.jsonl")) == RECORDS
