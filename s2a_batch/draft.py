@@ -126,8 +126,15 @@ class Draft:
         name: StageName = "rewrite" if self.stage is None or kind == "check_failed" else self.stage.name
         return RecordFault(kind=kind, message=message, stage=name, line=self.record.line)
 
-    def outcome(self, status: Status, *, answer: JsonValue = None, error: RecordFault | None = None) -> Outcome:
-        """What became of it."""
+    def outcome(
+        self,
+        status: Status,
+        *,
+        answer: JsonValue = None,
+        error: RecordFault | None = None,
+        fingerprint: str | None = None,
+    ) -> Outcome:
+        """What became of it; with the fingerprint of the settings that it depends on, when not of all."""
         audits = dict(self.audits)
         if self.rewrite is not None:
             audits["rewrite"] = self.rewrite.audit
@@ -142,7 +149,7 @@ class Draft:
             checks=(*(() if self.rewrite is None else self.rewrite.checks), *self.checks),
             policy=self.policy or (None if self.rewrite is None else self.rewrite.policy),
             stages=Stages(**audits),
-            fingerprint=self.fingerprint,
+            fingerprint=fingerprint or self.fingerprint,
             started_at=self.at.isoformat(timespec="milliseconds"),
             seconds=round(anyio.current_time() - self.started, 6),
         )

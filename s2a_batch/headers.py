@@ -7,8 +7,10 @@ import re
 
 def number(text: str | None) -> float | None:
     """The number that a header holds; None for anything else."""
+    if text is None:
+        return None
     try:
-        return float(text or "")
+        return float(text)
     except ValueError:
         return None
 

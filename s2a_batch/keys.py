@@ -55,6 +55,7 @@ class KeyIndex:
             f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{_CACHE_KIB}; {_SCHEMA} BEGIN;"
         )
         self._done = DoneIndex()
+        self._has_rewrites = False
 
     def __enter__(self) -> Self:
         return self
@@ -134,10 +135,14 @@ class KeyIndex:
         """Note finished rewrites (key as text bytes, byte offset of their line) of records that are not done."""
         with room():
             pending = ((key, at) for key, at in rewrites if self._done.find(digest_of(key)) is None)
-            self._db.executemany("INSERT OR REPLACE INTO rewrites VALUES (?, ?)", pending)
+            self._has_rewrites |= (
+                self._db.executemany("INSERT OR REPLACE INTO rewrites VALUES (?, ?)", pending).rowcount > 0
+            )
 
     def rewrite_offset(self, key: str) -> int | None:
         """Where in `rewrites.jsonl` the rewrite of this record begins, in bytes; None when there is none."""
+        if not self._has_rewrites:
+            return None
         row = self._run("SELECT offset FROM rewrites WHERE key = ?", (key.encode(),)).fetchone()
         return None if row is None else int(row[0])
 

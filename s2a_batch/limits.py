@@ -160,7 +160,7 @@ class Limiter:
             Drained: The run is draining. A cancelled waiter takes nothing.
         """
         asked = anyio.current_time()
-        taken, one = await self._admit(lane, tokens)
+        taken, one = await self._admit(lane, tokens, asked)
         return Slot(self, lane, taken, one, waited_s=one.at - asked)
 
     def leave(self, lane: Lane) -> None:
@@ -171,10 +171,12 @@ class Limiter:
 
     def note_success(self, one: Taken, headers: Mapping[str, str]) -> None:
         """A request was answered: the endpoint is up, and more may be open."""
+        now = anyio.current_time()
         self.down = False
         self._strikes = 0
-        self._learnt.answered(one, anyio.current_time())
-        self._heed(headers)
+        self._learnt.answered(one, now)
+        self._heed("requests", self.requests, headers, now)
+        self._heed("tokens", self.tokens, headers, now)
         self._grow()
         self._nudge()
 
@@ -239,29 +241,29 @@ class Limiter:
         step = _GROWTH if self._window < self._slow_until else 1 / self._window
         self._window = min(float(self.cap), self._window + step)
 
-    def _heed(self, headers: Mapping[str, str]) -> None:
-        """Learn limits that the job does not give, and wait where a budget is used up."""
-        for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
-            limit = number(headers.get(f"x-ratelimit-limit-{name}"))
-            if bucket.limit is None and limit:
-                bucket.limit = limit
-            left = number(headers.get(f"x-ratelimit-remaining-{name}"))
+    def _heed(self, name: str, bucket: Bucket, headers: Mapping[str, str], now: float) -> None:
+        """Learn a limit that the job does not give, and wait where a budget is used up."""
+        if bucket.limit is None and (limit := number(headers.get(f"x-ratelimit-limit-{name}"))):
+            bucket.limit = limit
+        left = number(headers.get(f"x-ratelimit-remaining-{name}"))
+        if left is not None and left <= 0:
             reset_s = seconds(headers.get(f"x-ratelimit-reset-{name}"))
-            if left is not None and left <= 0 and reset_s is not None and reset_s <= _LONGEST_RESET_S:
-                self.paused_until = max(self.paused_until, anyio.current_time() + reset_s)
+            if reset_s is not None and reset_s <= _LONGEST_RESET_S:
+                self.paused_until = max(self.paused_until, now + reset_s)
 
-    async def _admit(self, lane: Lane, tokens: float) -> tuple[Taken, Taken]:
-        if self._is_free(lane) and self._delay_s(tokens) <= 0:
-            return self._take(lane, tokens)
+    async def _admit(self, lane: Lane, tokens: float, now: float) -> tuple[Taken, Taken]:
+        if self._is_free(lane) and self._delay_s(tokens, now) <= 0:
+            return self._take(lane, tokens, now)
         me = _Waiter(tokens)
         lane.waiting.append(me)
         try:
             while True:
                 if self._drain.is_set():
                     raise Drained
-                delay_s = self._delay_s(tokens) if self._next() is me else None
+                now = anyio.current_time()
+                delay_s = self._delay_s(tokens, now) if self._next() is me else None
                 if delay_s is not None and delay_s <= 0:
-                    return self._take(lane, tokens)
+                    return self._take(lane, tokens, now)
                 if delay_s is None:
                     await me.wake.wait()
                 else:
@@ -285,14 +287,12 @@ class Limiter:
             return None
         return next((lane.waiting[0] for lane in self._lanes if lane.waiting and lane.has_room()), None)
 
-    def _delay_s(self, tokens: float) -> float:
-        now = anyio.current_time()
+    def _delay_s(self, tokens: float, now: float) -> float:
         if self.paused_until > now:
             return self.paused_until - now
         return max(self._learnt.delay_s(now), self.requests.delay_s(now, 1), self.tokens.delay_s(now, tokens))
 
-    def _take(self, lane: Lane, tokens: float) -> tuple[Taken, Taken]:
-        now = anyio.current_time()
+    def _take(self, lane: Lane, tokens: float, now: float) -> tuple[Taken, Taken]:
         self.open += 1
         lane.open += 1
         self.requests.take(now, 1)

@@ -153,7 +153,7 @@ class Pipeline:
 
     async def _save(self, draft: Draft) -> None:
         """Write a finished rewrite."""
-        outcome = draft.outcome("rewritten").model_copy(update={"fingerprint": self._rewrite_fingerprint})
+        outcome = draft.outcome("rewritten", fingerprint=self._rewrite_fingerprint)
         await self._write("rewritten", result_line(draft.record, outcome))
         draft.release()
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from s2a_batch.report import StageTally
     from s2a_batch.retry import Health, RetryPolicy
 
+_JSON: Final = json.JSONEncoder(ensure_ascii=False)
 _CHARS_PER_TOKEN: Final = 3.5
 _REPLY_TOKENS: Final = 256
 _MOST_REFUSALS: Final = 20
@@ -87,7 +89,7 @@ class Trail:
         self.attempts[-1] = self.attempts[-1].model_copy(update={"error": error, "reply": self.text})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stage:
     """One stage with all that its requests pass through."""
 
@@ -125,7 +127,7 @@ class Stage:
                 raise RecordError("invalid_reply", f"no attempt left; the last reply: {last.message if last else ''}")
             if not trail.messages:
                 trail.messages = _sent(request)
-            body: Request = {"model": self.job.model, **request, **self.parameters()}
+            body: Request = {"model": self.job.model, **request, **self.parameters}
 
             async def attempt() -> Reply:
                 return await self._attempt(body, trail, reask=reask)
@@ -140,6 +142,7 @@ class Stage:
             raise RecordError("empty_rewrite" if empty_rewrite else error.kind, str(error)) from None
         return parsed
 
+    @cached_property
     def parameters(self) -> Request:
         """The request's parameters apart from model, messages and schema."""
         names = ("temperature", "top_p", "seed", "max_tokens", "max_completion_tokens")
@@ -150,16 +153,16 @@ class Stage:
         """The trail as it goes to the disk; None when nothing was sent."""
         if not trail.attempts:
             return None
-        digest = hashlib.sha256(json.dumps(trail.messages, ensure_ascii=False).encode(errors="replace"))
-        usage = sum((a.usage for a in trail.attempts if a.usage is not None), Usage())
+        digest = hashlib.sha256(_JSON.encode(trail.messages).encode(errors="replace"))
+        used = [a.usage for a in trail.attempts if a.usage is not None]
         return StageAudit(
             model=str(self.job.model),
             model_answered=trail.model_answered,
             prompt_version=prompts.PROMPT_VERSION if self.job.instructions is None else "job",
-            messages=tuple(Message(**m) for m in trail.messages) if self.keep_messages else None,
+            messages=tuple([Message(**m) for m in trail.messages]) if self.keep_messages else None,
             messages_sha256=digest.hexdigest(),
-            parameters={**self.parameters(), "mode": self.job.mode},
-            usage=usage,
+            parameters={**self.parameters, "mode": self.job.mode},
+            usage=used[0] if len(used) == 1 else sum(used, Usage()),
             finish_reason=trail.attempts[-1].finish_reason,
             attempts=tuple(trail.attempts),
             raw=trail.text or None if self.name == "answer" else None,
