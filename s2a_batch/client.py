@@ -28,9 +28,8 @@ from s2a_batch.masking import Mask, masked_url, secrets_in, secrets_in_url
 from s2a_batch.transport import Response, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
-    import httpx2
     from pydantic import BaseModel
 
     from s2a_batch.completion import Reply
@@ -43,11 +42,22 @@ _LOUD: Final = {"openai": logging.WARNING, "httpx2": logging.WARNING, "httpcore2
 _SUCCESS: Final = range(200, 300)
 
 
+class _Received(Protocol):
+    """A reply as the SDK holds it."""
+
+    @property
+    def status_code(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def content(self) -> bytes: ...
+
+
 class _RawReply(Protocol):
     """What the SDK's raw create() returns."""
 
     @property
-    def http_response(self) -> httpx2.Response: ...
+    def http_response(self) -> _Received: ...
 
 
 class Endpoint:
@@ -138,7 +148,7 @@ class Endpoint:
 
     async def _through_sdk(self, request: Request) -> Response:
         try:
-            found = (await self._create(**request)).http_response
+            found: _Received = (await self._create(**request)).http_response
         except openai.APIStatusError as error:
             found = error.response
         except openai.APIConnectionError as error:

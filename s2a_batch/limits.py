@@ -62,18 +62,16 @@ class Slot:
 
     Attributes:
         started: When it was given, on anyio's clock.
-        waited_s: Seconds it was waited for.
         kept: Stay taken after the block, until `release`.
     """
 
-    def __init__(self, limiter: Limiter, lane: Lane, taken: Taken, one: Taken, *, waited_s: float) -> None:
+    def __init__(self, limiter: Limiter, lane: Lane, taken: Taken, one: Taken) -> None:
         self._limiter = limiter
         self._lane: Lane | None = lane
         self.kept = False
         self._taken = taken
         self._one = one
         self.started = one.at
-        self.waited_s = waited_s
 
     def __enter__(self) -> Self:
         return self
@@ -159,9 +157,7 @@ class Limiter:
         Raises:
             Drained: The run is draining. A cancelled waiter takes nothing.
         """
-        asked = anyio.current_time()
-        taken, one = await self._admit(lane, tokens, asked)
-        return Slot(self, lane, taken, one, waited_s=one.at - asked)
+        return Slot(self, lane, *(await self._admit(lane, tokens, anyio.current_time())))
 
     def leave(self, lane: Lane) -> None:
         """One request of this lane is no longer open."""
@@ -275,9 +271,8 @@ class Limiter:
             self._nudge()
 
     def _is_free(self, lane: Lane) -> bool:
-        """Whether nobody waits before a newcomer, and one more may be open."""
-        waits = any(other.waiting for other in self._lanes)
-        return not waits and not self._drain.is_set() and lane.has_room() and self._has_room()
+        waits = self._drain.is_set() or any(other.waiting for other in self._lanes)
+        return not waits and lane.has_room() and self._has_room()
 
     def _has_room(self) -> bool:
         return self.open < (1 if self.down else int(self._window))

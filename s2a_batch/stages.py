@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
+from pydantic_core import PydanticSerializationError, to_json
 
 from s2a_batch import prompts
 from s2a_batch.errors import AttemptError, FailureKind, RateLimitedError, RecordError, RequestRefused
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from s2a_batch.report import StageTally
     from s2a_batch.retry import Health, RetryPolicy
 
-_JSON: Final = json.JSONEncoder(ensure_ascii=False)
 _CHARS_PER_TOKEN: Final = 3.5
 _REPLY_TOKENS: Final = 256
 _MOST_REFUSALS: Final = 20
@@ -153,14 +153,13 @@ class Stage:
         """The trail as it goes to the disk; None when nothing was sent."""
         if not trail.attempts:
             return None
-        digest = hashlib.sha256(_JSON.encode(trail.messages).encode(errors="replace"))
         used = [a.usage for a in trail.attempts if a.usage is not None]
         return StageAudit(
             model=str(self.job.model),
             model_answered=trail.model_answered,
             prompt_version=prompts.PROMPT_VERSION if self.job.instructions is None else "job",
             messages=tuple([Message(**m) for m in trail.messages]) if self.keep_messages else None,
-            messages_sha256=digest.hexdigest(),
+            messages_sha256=hashlib.sha256(_json(trail.messages)).hexdigest(),
             parameters={**self.parameters, "mode": self.job.mode},
             usage=used[0] if len(used) == 1 else sum(used, Usage()),
             finish_reason=trail.attempts[-1].finish_reason,
@@ -224,6 +223,13 @@ class Stage:
         used = self.tally.usage.output_tokens
         reply = used / self.tally.metered if used and self.tally.metered else _REPLY_TOKENS
         return chars / _CHARS_PER_TOKEN + reply
+
+
+def _json(messages: list[dict[str, str]]) -> bytes:
+    try:
+        return to_json(messages)
+    except PydanticSerializationError:  # half of a surrogate pair
+        return json.dumps(messages).encode()
 
 
 def _told(slot: Slot, reply: Reply | None, fault: AttemptError | None) -> float | None:

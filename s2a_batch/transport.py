@@ -83,7 +83,7 @@ class Transport:
             proxy=self._proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT_S, self._deadline_s)),
+            timeout=aiohttp.ClientTimeout(total=self._deadline_s, sock_connect=min(_CONNECT_S, self._deadline_s)),
             max_line_size=_HEADER_BYTES,
             max_field_size=_HEADER_BYTES,
         )
@@ -100,16 +100,14 @@ class Transport:
             TransientError: No reply came, or none that HTTP knows.
         """
         try:
-            with anyio.CancelScope(deadline=anyio.current_time() + self._deadline_s):
-                async with self._session.post(self._url, data=body, allow_redirects=False) as response:
-                    return Response(response.status, response.headers, await _read(response))
-        except TimeoutError:  # of a connection
-            pass
+            async with self._session.post(self._url, data=body, allow_redirects=False) as response:
+                return Response(response.status, response.headers, await _read(response))
+        except TimeoutError:
+            raise TransientError("timeout", f"no complete reply within {self._deadline_s:g} s") from None
         except _BodyError as error:
             raise TransientError("not_an_answer", f"a reply came, and {error}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise TransientError("connection", f"connection failed ({_root(error)})") from None
-        raise TransientError("timeout", f"no complete reply within {self._deadline_s:g} s")
 
     def for_sdk(self) -> httpx2.AsyncClient:
         """The same connections as the SDK takes them; whatever it calls, its body is posted here."""

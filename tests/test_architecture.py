@@ -18,6 +18,8 @@ BIN = Path(sys.executable).parent
 HOMES = {
     "openai": {"client", "asker"},
     "httpx2": {"transport"},
+    "aiohttp": {"transport"},
+    "truststore": {"transport"},
     "instructor": {"asker"},
     "tenacity": {"retry"},
     "aiofiles": {"textlines", "sink"},
