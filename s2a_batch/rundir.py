@@ -21,7 +21,7 @@ from s2a_batch.errors import JobError, LockedError, OutputError
 from s2a_batch.linefiles import DAMAGED, NEW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -54,6 +54,7 @@ class RunDirectory:
         self.path = path
         self._lock_fd: int | None = None
         self._vouched: tuple[str, ...] = LINE_FILES
+        self._noted: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         self.refuse_foreign_files()
@@ -97,9 +98,18 @@ class RunDirectory:
         self.note_synced()
         return notes
 
-    def note_synced(self) -> None:
-        """Remember that the files, as they are, are whole and on the disk: so far the next resume parses nothing."""
-        sizes = {p.name: p.stat().st_size for p in (self.path / name for name in self._vouched) if p.exists()}
+    def note_synced(self, synced: Mapping[str, int] | None = None) -> None:
+        """Remember that files are whole and on the disk: so far the next resume parses nothing.
+
+        Args:
+            synced: How many bytes of which, beside what was noted before; None: of all, as they are.
+        """
+        if synced is None:
+            sizes = {p.name: p.stat().st_size for p in (self.path / name for name in self._vouched) if p.exists()}
+        else:
+            vouched = {name: size for name, size in synced.items() if name in self._vouched}
+            sizes = self._noted | {name: max(size, self._noted.get(name, 0)) for name, size in vouched.items()}
+        self._noted = sizes
         marks = {name: [size, linefiles.mark(self.path / name, size)] for name, size in sizes.items()}
         content = json.dumps(marks).ljust(_SYNCED_BYTES - 1) + "\n"
         # What cannot be remembered is looked at anew: no reason to stop.
