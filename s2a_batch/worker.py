@@ -18,8 +18,9 @@ import anyio
 import anyio.to_thread
 
 from s2a_batch import source
+from s2a_batch.dealer import Dealer
 from s2a_batch.errors import BudgetError, OutputError, StopRun
-from s2a_batch.fleet import Fleet, FleetCrew
+from s2a_batch.fleet import Fleet
 from s2a_batch.flow import Alone, Fingerprints, Front
 from s2a_batch.keys import KeyIndex
 from s2a_batch.records import Known
@@ -101,7 +102,7 @@ def run_job(
             alone = partial(Alone, job=job, environ=environ, directory=directory, rewrites=rewrites, say=say)
             return anyio.run(worker.run, watch, alone)
         with Fleet(job, environ, rewrites, count) as fleet:
-            crew = partial(FleetCrew, fleet=fleet, directory=directory, rewrites=rewrites, say=say)
+            crew = partial(Dealer, fleet=fleet, directory=directory, rewrites=rewrites, say=say)
             return anyio.run(worker.run, watch, crew)
 
 
