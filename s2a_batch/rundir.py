@@ -12,9 +12,9 @@ import fcntl
 import itertools
 import json
 import os
-import pathlib
 import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from s2a_batch import linefiles
@@ -23,7 +23,6 @@ from s2a_batch.linefiles import DAMAGED, NEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from pydantic import JsonValue
 
@@ -259,7 +258,7 @@ def _is_gone(holder: str) -> bool:
         return False
     try:
         os.kill(int(process), 0)
-        return pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except ProcessLookupError:
         return True
     except OSError:  # it is another user's, or this system has no /proc
