@@ -145,7 +145,7 @@ def test_a_killed_reader_leaves_no_process_that_goes_on_paying(
 def test_a_killed_member_stops_the_run_which_says_so_and_goes_on(
     folder: Path, upstream: Callable[[Plan], Upstream], victim: int
 ) -> None:
-    """The kernel kills what takes most memory; a run that waits for it for ever, or fails its records, is a lost night."""
+    """The kernel kills what takes most memory; a run that waits for it for ever, or fails its records, is lost."""
     up = upstream({"latency_s": 0.05})
     with running(folder, *RUN, "--base-url", up.base_url) as program:
         up.wait_until(lambda stats: stats.answered >= 30)
