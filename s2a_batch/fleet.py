@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 import anyio
 
 from s2a_batch import member
-from s2a_batch.ledger import Ledger, SharedSpending
+from s2a_batch.ledger import SharedSpending
 from s2a_batch.report import Tally
 from s2a_batch.share import Share
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from s2a_batch.job import Job
+    from s2a_batch.ledger import Ledger
     from s2a_batch.rewrites import FinishedRewrites
     from s2a_batch.siblings import Gauge
 
@@ -59,15 +60,18 @@ class Fleet:
         environ: Where keys are looked up.
         rewrites: Finished ones.
         count: How many processes.
+        ledger: Where they count what they spend.
     """
 
-    def __init__(self, job: Job, environ: Mapping[str, str], rewrites: FinishedRewrites, count: int) -> None:
+    def __init__(
+        self, job: Job, environ: Mapping[str, str], rewrites: FinishedRewrites, count: int, ledger: Ledger
+    ) -> None:
         self._job = job
         self._environ = environ
         self._rewrites = rewrites
         self._count = count
         self.processes: list[Process] = []
-        self.spending = SharedSpending(job.budget, Ledger())
+        self.spending = SharedSpending(job.budget, ledger)
 
     def __enter__(self) -> Self:
         gc.freeze()  # pages that nobody's collector touches stay shared

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import fcntl
 import mmap
+import os
 import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
 
 from s2a_batch.budget import Spending
 
@@ -25,14 +27,26 @@ _UNKNOWN, _KNOWN, _PARTLY = range(3)
 
 
 class Ledger:
-    """Counts that stand in memory which processes share that are forked later; as `budget.Spent`."""
+    """Counts that stand in memory which processes share that are forked later; as `budget.Spent`.
+
+    Use as a context manager. A process that only inherited it closes nothing: that would give up its lock.
+    """
 
     def __init__(self) -> None:
+        self._fd, path = tempfile.mkstemp()
+        Path(path).unlink()
         # Written, not only made long: a page without room on the disk would be a SIGBUS later.
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  for the life of the processes
-        self._file.write(bytes(_BYTES))
-        memory = memoryview(mmap.mmap(self._file.fileno(), _BYTES))
-        self._counts, self._sums = memory.cast("q"), memory.cast("d")
+        os.write(self._fd, bytes(_BYTES))
+        self._memory = mmap.mmap(self._fd, _BYTES)
+        self._counts, self._sums = memoryview(self._memory).cast("q"), memoryview(self._memory).cast("d")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._counts.release()
+        self._sums.release()
+        os.close(self._fd)
 
     @property
     def requests(self) -> int:
@@ -73,11 +87,11 @@ class Ledger:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep the other processes from counting; takes microseconds, and is not to be nested."""
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN)
+            fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
 
 class SharedSpending(Spending):

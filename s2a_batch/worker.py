@@ -23,6 +23,7 @@ from s2a_batch.errors import BudgetError, OutputError, StopRun
 from s2a_batch.fleet import Fleet
 from s2a_batch.flow import Alone, Fingerprints, Front
 from s2a_batch.keys import KeyIndex
+from s2a_batch.ledger import Ledger
 from s2a_batch.records import Known
 from s2a_batch.report import Tally
 from s2a_batch.resume import Resume, check_paths
@@ -101,7 +102,7 @@ def run_job(
         if count == 1:
             alone = partial(Alone, job=job, environ=environ, directory=directory, rewrites=rewrites, say=say)
             return anyio.run(worker.run, watch, alone)
-        with Fleet(job, environ, rewrites, count) as fleet:
+        with Ledger() as ledger, Fleet(job, environ, rewrites, count, ledger) as fleet:
             crew = partial(Dealer, fleet=fleet, directory=directory, rewrites=rewrites, say=say)
             return anyio.run(worker.run, watch, crew)
 
