@@ -5,6 +5,7 @@ Invariant: stages that use the same account and model share one limiter, so a li
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +23,8 @@ from s2a_batch.limits import Limiter
 from s2a_batch.pipeline import Pipeline
 from s2a_batch.prices import prices_of
 from s2a_batch.retry import Health, RetryPolicy
+from s2a_batch.share import Share
+from s2a_batch.siblings import SharedLimiter
 from s2a_batch.stages import Stage
 
 if TYPE_CHECKING:
@@ -31,8 +34,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from s2a_batch.job import Job, StageJob
+    from s2a_batch.ledger import SharedSpending
     from s2a_batch.records import StageName, Status
     from s2a_batch.report import Tally
+    from s2a_batch.siblings import Notice
 
 # Record tasks for each open request. In virtual time over five workloads c1 + c2 tasks equal two worker pools joined by
 # a queue (0.999-1.000 of its makespan); half as many again gains 5 %.
@@ -44,11 +49,13 @@ class Parts:
     """What the worker drives.
 
     Attributes:
+        healths: Of the same accounts as the limiters.
         tasks: How many records may be under way.
     """
 
     pipeline: Pipeline
     limiters: tuple[Limiter, ...]
+    healths: tuple[Health, ...]
     tasks: int
 
 
@@ -64,6 +71,21 @@ class _Place:
 
     def account(self) -> tuple[str, str, str]:
         return self.base_url.rstrip("/"), self.secrets.api_key, self.model
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """This process among those that carry one run.
+
+    Attributes:
+        share: Its part of the limits.
+        spending: Of all of them.
+        tell: Tells the others what was met at the account of this number.
+    """
+
+    share: Share
+    spending: SharedSpending
+    tell: Callable[[int, Notice], None]
 
 
 @dataclass(slots=True)
@@ -88,12 +110,13 @@ class Assembly:
         drain: Set when no new request may start.
         tally: Counts.
         say: Prints a line for the person at the screen.
+        crowd: The other processes of the run; None when this one is all.
 
     Attributes:
         spending: What is spent, against the job's budget.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the parts, each once
         self,
         job: Job,
         *,
@@ -101,11 +124,14 @@ class Assembly:
         drain: anyio.Event,
         tally: Tally,
         say: Callable[[str], None],
+        crowd: Crowd | None = None,
     ) -> None:
         self._job = job
         self._environ = environ
         self._tally = tally
-        self.spending = Spending(job.budget)
+        self._crowd = crowd
+        self._share = Share() if crowd is None else crowd.share
+        self.spending = Spending(job.budget) if crowd is None else crowd.spending
         self._prices = prices_of(job)
         self._say = say
         self._drain = drain
@@ -139,7 +165,8 @@ class Assembly:
                 write=write,
             )
             shared = self._limiters.values()
-            yield Parts(pipeline, tuple(s.limiter for s in shared), self._tasks())
+            limiters, healths = tuple(s.limiter for s in shared), tuple(s.health for s in shared)
+            yield Parts(pipeline, limiters, healths, self._tasks())
 
     async def _place(self, stack: AsyncExitStack, name: StageName, stage: StageJob) -> _Place:
         if not is_embedded(stage):
@@ -166,7 +193,7 @@ class Assembly:
             asker=Asker(model, mode=stage.mode, strict=strict, max_chars=stage.max_chars),
             client=await self._endpoint(stack, place),
             limiter=shared.limiter,
-            lane=shared.limiter.lane(stage.open_requests),
+            lane=shared.limiter.lane(None if stage.open_requests is None else self._share.count(stage.open_requests)),
             retry=RetryPolicy(self._job.retry, self._drain, self._rng),
             health=shared.health,
             tally=self._tally.stage(name),
@@ -177,15 +204,17 @@ class Assembly:
     def _limiter(self, stage: StageJob, place: _Place) -> _Shared:
         if (shared := self._limiters.get(place.account())) is not None:
             return shared
-        limits = stage.limits or self._job.limits
-        limiter = Limiter(
-            open_requests=min(limits.most_open, place.open_requests or limits.most_open),
+        limits, share = stage.limits or self._job.limits, self._share
+        limiter = (Limiter if self._crowd is None else SharedLimiter)(
+            open_requests=share.count(min(limits.most_open, place.open_requests or limits.most_open)),
             adaptive=limits.open_requests == "auto",
-            requests_per_minute=limits.requests_per_minute,
-            tokens_per_minute=limits.tokens_per_minute,
+            requests_per_minute=_part(limits.requests_per_minute, share),
+            tokens_per_minute=_part(limits.tokens_per_minute, share),
             drain=self._drain,
             rng=self._rng,
         )
+        if self._crowd is not None and isinstance(limiter, SharedLimiter):
+            limiter.join(share, functools.partial(self._crowd.tell, len(self._limiters)))
         health = Health(max_wait_s=self._job.retry.max_wait_s)
         return self._limiters.setdefault(place.account(), _Shared(limiter, health))
 
@@ -198,10 +227,16 @@ class Assembly:
                 headers=place.secrets.headers,
                 deadline_s=self._job.retry.deadline_s,
                 # Enough for both stages at once: waiting for a connection would eat the request's deadline.
-                connections=sum((s.limits or self._job.limits).most_open for s in self._job.stages().values()),
+                connections=sum(
+                    self._share.count((s.limits or self._job.limits).most_open) for s in self._job.stages().values()
+                ),
             )
             self._endpoints[key] = await stack.enter_async_context(endpoint)
         return self._endpoints[key]
 
     def _tasks(self) -> int:
         return math.ceil(_TASKS_PER_OPEN * sum(shared.limiter.cap for shared in self._limiters.values()))
+
+
+def _part(limit: float | None, share: Share) -> float | None:
+    return None if limit is None else share.rate(limit)

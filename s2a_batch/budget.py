@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
@@ -32,18 +32,37 @@ if TYPE_CHECKING:
 _CHARS_PER_TOKEN: Final = 3.5
 
 
+class Spent(Protocol):
+    """Where the counts stand: in this process, or where others of the same run count too."""
+
+    requests: int
+    tokens: int
+    cost_usd: float
+    priced: bool | None
+    """Whether the cost of all is known; None before the first."""
+
+
+@dataclass(slots=True)
+class SpentHere:
+    """The counts of one process alone."""
+
+    requests: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+    priced: bool | None = None
+
+
 class Spending:
     """What one execution spends, against its caps; both stages share it.
 
     Args:
         caps: The job's.
+        spent: Where it is counted.
     """
 
-    def __init__(self, caps: Budget) -> None:
+    def __init__(self, caps: Budget, spent: Spent | None = None) -> None:
         self._caps = caps
-        self._requests = self._tokens = 0
-        self._cost_usd = 0.0
-        self._priced: bool | None = None
+        self._spent: Spent = SpentHere() if spent is None else spent
         self._deadline = math.inf
         self._deadline_cap = ""
         self._reached: str | None = None
@@ -68,7 +87,7 @@ class Spending:
     def count_before(self, totals: Totals) -> None:
         """Count what earlier executions spent, when the job says so."""
         if self._caps.over == "directory":
-            self._requests += totals.requests
+            self._spent.requests += totals.requests
             self._add(totals.input_tokens + totals.output_tokens, totals.cost_usd)
             self._look()
 
@@ -82,7 +101,7 @@ class Spending:
             self._reach(self._deadline_cap)
         if self._reached is not None:
             raise self.error()
-        self._requests += 1
+        self._spent.requests += 1
         self._look()
 
     def note(self, tokens: int, cost_usd: float | None) -> None:
@@ -98,27 +117,29 @@ class Spending:
 
     def error(self) -> BudgetError:
         """Why no more requests go out, with what was spent up to now."""
-        money = f", {dollars(self._cost_usd)}" if self._priced else ""
+        spent = self._spent
+        money = f", {dollars(spent.cost_usd)}" if spent.priced else ""
         over = "in this directory" if self._caps.over == "directory" else "in this execution"
         return BudgetError(
-            f"budget.{self._reached} is reached: {self._requests} requests, {self._tokens} tokens{money} spent {over}; "
+            f"budget.{self._reached} is reached: {spent.requests} requests, {spent.tokens} tokens{money} spent {over}; "
             "the rest is pending: the same command with a larger budget goes on"
         )
 
     def _add(self, tokens: int, cost_usd: float | None) -> None:
-        self._tokens += tokens
-        self._cost_usd += cost_usd or 0.0
-        self._priced = cost_usd is not None and self._priced is not False
+        spent = self._spent
+        spent.tokens += tokens
+        spent.cost_usd += cost_usd or 0.0
+        spent.priced = cost_usd is not None and spent.priced is not False
 
     def _look(self) -> None:
-        caps = self._caps
-        for name, spent in (
-            ("max_requests", self._requests),
-            ("max_tokens", self._tokens),
-            ("max_cost_usd", self._cost_usd),
+        caps, spent = self._caps, self._spent
+        for name, amount in (
+            ("max_requests", spent.requests),
+            ("max_tokens", spent.tokens),
+            ("max_cost_usd", spent.cost_usd),
         ):
             cap = getattr(caps, name)
-            if cap is not None and spent >= cap:
+            if cap is not None and amount >= cap:
                 self._reach(f"{name} = {cap}")
 
     def _reach(self, cap: str) -> None:

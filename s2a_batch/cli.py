@@ -105,6 +105,7 @@ def run(  # noqa: PLR0913  the command's options
     answer: options.Answer = None,
     choice: options.Choice = None,
     open_requests: options.OpenRequests = None,
+    processes: options.Processes = None,
     setting: options.Setting = None,
     limit: options.Limit = None,
     only: options.Only = None,
@@ -125,7 +126,7 @@ def run(  # noqa: PLR0913  the command's options
 
     screen = Screen(quiet=quiet)
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
-    table = options.table_of(places, open_requests) | options.answer_table(answer, choice, source)
+    table = options.table_of(places, open_requests, processes) | options.answer_table(answer, choice, source)
     job = options.load_job(source, table, setting)
     from s2a_batch.resume import Options
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, model_validator
 
 from s2a_batch.arms import Compare
 from s2a_batch.bounds import Limits, Retry, Table
@@ -29,6 +29,7 @@ EMBEDDED: Final = "embedded"
 OPENAI_URL: Final = "https://api.openai.com/v1"
 OPENAI_KEY: Final = "OPENAI_API_KEY"
 _SHOWN_CHARS: Final = 60
+_MOST_PROCESSES: Final = 64
 _KEY_PLACES: Final = frozenset({"api_key_env", "api_key_file"})
 _TWO_KEYS: Final = "give api_key_env or api_key_file, not both; one place holds the key"
 
@@ -38,6 +39,12 @@ Form = Literal["split", "single", "passages"]
 Policy = Literal["answer_anyway", "keep_original", "original", "fail"]
 Arm = Literal["s2a", "baseline", "instructed", "cot", "oracle"]
 AnswerType = Literal["text", "int", "float", "bool", "choice"]
+
+
+def _processes(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_PROCESSES):
+        return value
+    raise ValueError(f"expected a whole number from 1 to {_MOST_PROCESSES}, or 'auto'")
 
 
 class StageJob(Table):
@@ -141,6 +148,9 @@ class Job(Table):
     fsync_s: float = Field(
         default=1.0, ge=0, allow_inf_nan=False, description="Longest time between two fsyncs; 0: with every commit."
     )
+    processes: Annotated[int | Literal["auto"], BeforeValidator(_processes)] = Field(
+        default=1, description="Of this machine that share the work and its limits; 'auto': as many as there are cores."
+    )
     compare: Compare = Compare()
     messages: Literal["full", "hash"] = Field(default="full", description="Keep the messages sent, or their hash.")
 
@@ -171,6 +181,8 @@ class Job(Table):
             if stage.base_url is not None and stage.model is None:
                 raise ValueError(f"{name} has a base_url and no model; name the model")
             _check_url(name, stage.base_url)
+        if self.processes not in (1, "auto") and any(is_embedded(stage) for stage in self.stages().values()):
+            raise ValueError("processes is for a server of your own: the embedded model has one; leave processes out")
         return self
 
     def stages(self) -> dict[StageName, StageJob]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic_core import from_json
 
@@ -153,7 +153,7 @@ def cut_tail(path: Path) -> list[str]:
         return []
     with path.open("rb+") as file:
         size = file.seek(0, os.SEEK_END)
-        keep = _end_of_last_line(file, size)
+        keep = end_of_last_line(file.fileno(), size)
         if keep == size:
             return []
         file.truncate(keep)
@@ -161,13 +161,12 @@ def cut_tail(path: Path) -> list[str]:
     return [f"{path.name}: cut {size - keep} bytes of an unfinished last line; its record is pending again"]
 
 
-def _end_of_last_line(file: BinaryIO, size: int) -> int:
-    """Bytes up to and with the last LF; blocks are read from the end."""
+def end_of_last_line(fd: int, size: int) -> int:
+    """Bytes up to and with the last LF of so many; blocks are read from the end."""
     end = size
     while end > 0:
         start = max(0, end - _BLOCK_BYTES)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
+        found = os.pread(fd, end - start, start).rfind(b"\n")
         if found >= 0:
             return start + found + 1
         end = start

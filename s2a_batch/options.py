@@ -28,6 +28,7 @@ Answer = Annotated[
 ]
 Choice = Annotated[list[str] | None, typer.Option(help="An option of --answer choice; repeat it.")]
 OpenRequests = Annotated[str | None, typer.Option(help="Most requests open at a time, or 'auto'.")]
+Processes = Annotated[str | None, typer.Option(help="Processes that share the work and its limits, or 'auto'.")]
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="Any key of the job: rewrite.temperature=0; repeat it.")
 ]
@@ -62,12 +63,21 @@ Formulas = Annotated[bool, typer.Option("--formulas", help="Leave cells that a s
 Force = Annotated[bool, typer.Option("--force", help="Replace the file when it exists.")]
 
 
-def table_of(places: Mapping[str, Path | str | None], open_requests: str | None) -> dict[str, JsonValue]:
+def table_of(
+    places: Mapping[str, Path | str | None], open_requests: str | None, processes: str | None = None
+) -> dict[str, JsonValue]:
     """The part of a job that options stand for."""
     table: dict[str, JsonValue] = {name: str(value) for name, value in places.items() if value is not None}
     if open_requests is not None:
-        table["limits"] = {"open_requests": int(open_requests) if open_requests.isdigit() else open_requests}
+        table["limits"] = {"open_requests": _count(open_requests)}
+    if processes is not None:
+        table["processes"] = _count(processes)
     return table
+
+
+def _count(text: str) -> int | str:
+    """A number, or a word in its place."""
+    return int(text) if text.isdigit() else text
 
 
 def load_job(source: Path, table: dict[str, JsonValue], settings: list[str] | None) -> Job:

@@ -14,6 +14,8 @@ from s2a_batch.account import StageSummary, Summary
 from s2a_batch.records import Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from s2a_batch.records import Attempt, Known, Outcome, StageName
 
 
@@ -48,6 +50,24 @@ class StageTally:
             self.usage += attempt.usage
             self.metered += attempt.usage.output_tokens is not None
             self.unknown_usage += attempt.usage.input_tokens is None or attempt.usage.output_tokens is None
+
+    def __add__(self, other: StageTally) -> StageTally:
+        """Both together, as if one had counted them."""
+        costs = [cost for cost in (self.cost_usd, other.cost_usd) if cost is not None]
+        return StageTally(
+            open=self.open + other.open,
+            waiting=self.waiting + other.waiting,
+            requests=self.requests + other.requests,
+            done=self.done + other.done,
+            retries=self.retries + other.retries,
+            rate_limited=self.rate_limited + other.rate_limited,
+            reasks=self.reasks + other.reasks,
+            unknown_usage=self.unknown_usage + other.unknown_usage,
+            metered=self.metered + other.metered,
+            usage=self.usage + other.usage,
+            seconds=self.seconds + other.seconds,
+            cost_usd=sum(costs) if costs else None,
+        )
 
     def summary(self) -> StageSummary:
         """The counts as they go to `run.json`."""
@@ -125,6 +145,19 @@ class Tally:
         else:
             self.failed += 1
             self.kinds[outcome.error.kind] += 1
+
+    def gather(self, parts: Iterable[Tally]) -> None:
+        """Take over what others counted of stages and records; what was read is counted here."""
+        found = list(parts)
+        self.rewrite = sum((part.rewrite for part in found), StageTally())
+        self.answer = sum((part.answer for part in found), StageTally())
+        self.kinds = sum((part.kinds for part in found), Counter[str]())
+        self.policies = sum((part.policies for part in found), Counter[str]())
+        self.answered = sum(part.answered for part in found)
+        self.rewritten = sum(part.rewritten for part in found)
+        self.failed = sum(part.failed for part in found)
+        self.baselines = sum(part.baselines for part in found)
+        self.flips = sum(part.flips for part in found)
 
     @property
     def done(self) -> int:

@@ -6,6 +6,7 @@ Invariant: the other run's directory is read only, also while that run goes on.
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import anyio.to_thread
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from s2a_batch.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where rewrites of one record lie: byte offsets in this run's file, and in that of another run; None: nowhere."""
+
+    own: int | None
+    other: int | None
 
 
 class FinishedRewrites:
@@ -52,6 +61,12 @@ class FinishedRewrites:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
+    def place(self, key: str) -> Place | None:
+        """Where the rewrites of the record with this key lie; None when there are none."""
+        own = self._keys.rewrite_offset(key)
+        other = None if self._other_keys is None else self._other_keys.rewrite_offset(key)
+        return None if own is None and other is None else Place(own, other)
+
     async def find(self, key: str, fingerprint: str) -> FinishedRewrite | None:
         """The rewrite of the record with this key.
 
@@ -59,19 +74,21 @@ class FinishedRewrites:
             key: The record's.
             fingerprint: Of the settings that a rewrite of this run must have.
         """
-        found = await self._find(key, fingerprint)
+        return await self.read(key, fingerprint, self.place(key))
+
+    async def read(self, key: str, fingerprint: str, place: Place | None) -> FinishedRewrite | None:
+        """As `find`, where its place is known; needs no index, so another process may do it."""
+        found = None if place is None else await self._read(key, fingerprint, place)
         return None if found is not None and self._sound_only and found.failed() else found
 
-    async def _find(self, key: str, fingerprint: str) -> FinishedRewrite | None:
-        if (offset := self._keys.rewrite_offset(key)) is not None:
-            line = await anyio.to_thread.run_sync(_line, self._own, offset)
+    async def _read(self, key: str, fingerprint: str, place: Place) -> FinishedRewrite | None:
+        if place.own is not None:
+            line = await anyio.to_thread.run_sync(_line, self._own, place.own)
             if (found := FinishedRewrite.from_line(line, key, fingerprint)) is not None:
                 return found
-        if self._other is None or self._other_keys is None:
+        if self._other is None or place.other is None:
             return None
-        if (offset := self._other_keys.rewrite_offset(key)) is None:
-            return None
-        return FinishedRewrite.from_line(await anyio.to_thread.run_sync(_line, self._other, offset), key, None)
+        return FinishedRewrite.from_line(await anyio.to_thread.run_sync(_line, self._other, place.other), key, None)
 
 
 def _line(path: Path, offset: int) -> bytes:

@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from s2a_batch import linefiles
@@ -21,8 +22,7 @@ from s2a_batch.errors import JobError, LockedError, OutputError
 from s2a_batch.linefiles import DAMAGED, NEW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
     from pydantic import JsonValue
 
@@ -39,6 +39,8 @@ FILES: Final[dict[Status, str]] = {"answered": RESULTS, "failed": DEAD_LETTERS, 
 _HALF: Final = ".part"
 _LOCK: Final = ".lock"
 _SYNCED: Final = ".synced"
+_LOOK_S: Final = 0.05  # a `status` that looks at the lock holds it for some microseconds
+_LAST_S: Final = 5.0  # a write to a slow disk is the last that a process does when it is killed
 _SYNCED_BYTES: Final = 512  # one sector: it is written whole or not at all
 
 
@@ -54,6 +56,7 @@ class RunDirectory:
         self.path = path
         self._lock_fd: int | None = None
         self._vouched: tuple[str, ...] = LINE_FILES
+        self._noted: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         self.refuse_foreign_files()
@@ -62,8 +65,8 @@ class RunDirectory:
             self._lock_fd = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise JobError(f"{self.path}: cannot be the run's directory: {error.strerror}") from None
-        if not _locked(self._lock_fd):
-            holder = os.pread(self._lock_fd, 200, 0).decode(errors="replace").strip() or "unknown"
+        holder = os.pread(self._lock_fd, 200, 0).decode(errors="replace").strip() or "unknown"
+        if not _locked(self._lock_fd, _LOOK_S) and not (_is_gone(holder) and _locked(self._lock_fd, _LAST_S)):
             os.close(self._lock_fd)
             raise LockedError(f"{self.path}: another run holds it ({holder}); wait for it, or stop it")
         self._sign(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -97,9 +100,18 @@ class RunDirectory:
         self.note_synced()
         return notes
 
-    def note_synced(self) -> None:
-        """Remember that the files, as they are, are whole and on the disk: so far the next resume parses nothing."""
-        sizes = {p.name: p.stat().st_size for p in (self.path / name for name in self._vouched) if p.exists()}
+    def note_synced(self, synced: Mapping[str, int] | None = None) -> None:
+        """Remember that files are whole and on the disk: so far the next resume parses nothing.
+
+        Args:
+            synced: How many bytes of which, beside what was noted before; None: of all, as they are.
+        """
+        if synced is None:
+            sizes = {p.name: p.stat().st_size for p in (self.path / name for name in self._vouched) if p.exists()}
+        else:
+            vouched = {name: size for name, size in synced.items() if name in self._vouched}
+            sizes = self._noted | {name: max(size, self._noted.get(name, 0)) for name, size in vouched.items()}
+        self._noted = sizes
         marks = {name: [size, linefiles.mark(self.path / name, size)] for name, size in sizes.items()}
         content = json.dumps(marks).ljust(_SYNCED_BYTES - 1) + "\n"
         # What cannot be remembered is looked at anew: no reason to stop.
@@ -221,20 +233,36 @@ class RunDirectory:
                 raise JobError(f"{path}: not written by s2a-batch; choose another output directory")
 
 
-def _locked(fd: int) -> bool:
-    """Take the lock; tries for 50 ms, as a `status` that looks at it holds it for some microseconds."""
-    for pause_s in (0.01,) * 5 + (0.0,):
+def _locked(fd: int, within_s: float) -> bool:
+    """Take the lock, and try for so long."""
+    end = time.monotonic() + within_s
+    while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(pause_s)
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.01)
         except OSError as error:  # some network file systems
             raise JobError(
                 f"the output directory's file system has no locks ({error.strerror}); put the output on a local disk"
             ) from None
         else:
             return True
-    return False
+
+
+def _is_gone(holder: str) -> bool:
+    """Whether the one that signed the lock is dead, so that only processes that it forked, and which end, hold it."""
+    process, on, host = holder.removeprefix("process ").partition(" on ")
+    if not on or host != socket.gethostname() or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is another user's, or this system has no /proc
+        return False
 
 
 def read_manifest(directory: Path) -> dict[str, JsonValue] | None:

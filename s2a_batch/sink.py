@@ -59,6 +59,7 @@ class Sink:
         self._wake = anyio.Event()
         self._closing = False
         self._fault: str | None = None
+        self._files: dict[str, AsyncBufferedIOBase] = {}
         self._unsynced: set[str] = set()
         self._sync_due = 0.0
 
@@ -93,13 +94,13 @@ class Sink:
         batch: list[_Entry] = []
         try:
             async with AsyncExitStack() as stack:
-                files = {name: await self._open(stack, name) for name in self._names}
+                await self._open(stack)
                 await anyio.to_thread.run_sync(sync, self._directory)
                 while self._queue or not self._closing:
                     await self._wait()
                     batch, self._queue = self._queue, []
-                    await self._commit(files, batch)
-                await self._sync(files)
+                    await self._commit(batch)
+                await self._sync()
         except OSError as error:
             self._fault = (
                 f"{self._directory}: cannot write: {error.strerror}; make room, then run the same command again"
@@ -108,16 +109,11 @@ class Sink:
                 entry.written.set()
             raise OutputError(self._fault) from None
 
-    async def _open(self, stack: AsyncExitStack, name: str) -> AsyncBufferedIOBase:
-        file = await aiofiles.open(self._directory / name, "ab", opener=open_private)
-
-        async def close() -> None:
-            # After a full disk, closing tries to flush the rest once more and fails once more.
-            with contextlib.suppress(OSError):
-                await file.close()
-
-        stack.push_async_callback(close)
-        return file
+    async def _open(self, stack: AsyncExitStack) -> None:
+        for name in self._names:
+            file = await aiofiles.open(self._directory / name, "ab", opener=open_private)
+            stack.push_async_callback(_close, file)
+            self._files[name] = file
 
     async def _wait(self) -> None:
         """Until there is something to write, to sync or to end."""
@@ -126,24 +122,43 @@ class Sink:
             await self._wake.wait()
         self._wake = anyio.Event()
 
-    async def _commit(self, files: dict[str, AsyncBufferedIOBase], batch: list[_Entry]) -> None:
+    async def _commit(self, batch: list[_Entry]) -> None:
         if batch and not self._unsynced:
             self._sync_due = anyio.current_time() + self._fsync_s
-        for name, file in files.items():
-            if lines := [entry.line for entry in batch if entry.name == name]:
-                await file.write(b"".join(lines))
-                await file.flush()
-                self._unsynced.add(name)
+        lines = {name: b"".join(found) for name in self._names if (found := [e.line for e in batch if e.name == name])}
+        if lines:
+            await self._write(lines)
+            self._unsynced |= lines.keys()
         if self._unsynced and anyio.current_time() >= self._sync_due:
-            await self._sync(files)
+            await self._sync()
         for entry in batch:
             entry.written.set()
 
-    async def _sync(self, files: dict[str, AsyncBufferedIOBase]) -> None:
-        for name in sorted(self._unsynced):
-            if os.fstat(files[name].fileno()).st_nlink == 0:
-                raise FileNotFoundError(errno.ENOENT, f"{name} was removed")
-            await anyio.to_thread.run_sync(os.fsync, files[name].fileno())
+    async def _write(self, lines: dict[str, bytes]) -> None:
+        """Hand whole lines to the operating system, by file."""
+        for name, data in lines.items():
+            await self._files[name].write(data)
+            await self._files[name].flush()
+
+    async def _sync(self) -> None:
         if self._unsynced:
-            await anyio.to_thread.run_sync(self._synced)
+            await self._bring_to_disk(sorted(self._unsynced))
         self._unsynced.clear()
+
+    async def _bring_to_disk(self, names: list[str]) -> None:
+        for name in names:
+            check_linked(self._files[name].fileno(), name)
+            await anyio.to_thread.run_sync(os.fsync, self._files[name].fileno())
+        await anyio.to_thread.run_sync(self._synced)
+
+
+def check_linked(fd: int, name: str) -> None:
+    """Raise FileNotFoundError when the file was removed: what is written to it is lost."""
+    if os.fstat(fd).st_nlink == 0:
+        raise FileNotFoundError(errno.ENOENT, f"{name} was removed")
+
+
+async def _close(file: AsyncBufferedIOBase) -> None:
+    # After a full disk, closing tries to flush the rest once more and fails once more.
+    with contextlib.suppress(OSError):
+        await file.close()

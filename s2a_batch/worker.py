@@ -1,44 +1,44 @@
-"""Runs a job: opens the run's directory, feeds records to tasks, drains on a signal or a fault, sums up.
+"""Runs a job: opens its directory, reads records for those that carry them, drains on a signal or a fault, sums up.
 
-Invariants: a record's result is on disk before it counts as done; a fault of one record stays in that record; whatever
-stops the run leaves the rest pending; the first signal drains, the second cancels.
+Invariants: whatever stops the run leaves the rest pending; the first signal drains, the second cancels; how many
+processes carry the records changes nothing here.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 
 from s2a_batch import source
-from s2a_batch.assembly import Assembly, Parts
-from s2a_batch.errors import BudgetError, Drained, OutputError, StopRun
+from s2a_batch.dealer import Dealer
+from s2a_batch.errors import BudgetError, OutputError, StopRun
+from s2a_batch.fleet import Fleet
+from s2a_batch.flow import LOOP, Alone, Fingerprints, Front
 from s2a_batch.keys import KeyIndex
-from s2a_batch.records import BadLine, Known, Record
+from s2a_batch.ledger import Ledger
+from s2a_batch.records import Known
 from s2a_batch.report import Tally
 from s2a_batch.resume import Resume, check_paths
 from s2a_batch.rewrites import FinishedRewrites
-from s2a_batch.rundir import FILES, LINE_FILES, RunDirectory
+from s2a_batch.rundir import RunDirectory
 from s2a_batch.setup import check_setup
-from s2a_batch.sink import Sink
+from s2a_batch.share import process_count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-
     from s2a_batch.account import Summary
+    from s2a_batch.flow import Crew, Pending
     from s2a_batch.job import Job
     from s2a_batch.limits import Limiter
-    from s2a_batch.records import Status
     from s2a_batch.resume import Options
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -97,20 +97,23 @@ def run_job(
         KeyIndex() as keys,
         FinishedRewrites(job, keys, sound_only=options.retry_failed) as rewrites,
     ):
-        worker = _Worker(job, options, Resume(job, options, directory, keys, say), rewrites, say)
-        return anyio.run(worker.run, watch, environ, backend_options={"use_uvloop": True})
+        worker = _Worker(job, options, Resume(job, options, directory, keys, say), say)
+        count = process_count(job)
+        if count == 1:
+            alone = partial(Alone, job=job, environ=environ, directory=directory, rewrites=rewrites, say=say)
+            return anyio.run(worker.run, watch, alone, backend_options=LOOP)
+        with Ledger() as ledger, Fleet(job, environ, rewrites, count, ledger) as fleet:
+            crew = partial(Dealer, fleet=fleet, directory=directory, rewrites=rewrites, say=say)
+            return anyio.run(worker.run, watch, crew, backend_options=LOOP)
 
 
 class _Worker:
     """One execution."""
 
-    def __init__(
-        self, job: Job, options: Options, resume: Resume, rewrites: FinishedRewrites, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, job: Job, options: Options, resume: Resume, say: Callable[[str], None]) -> None:
         self._job = job
         self._options = options
         self._resume = resume
-        self._rewrites = rewrites
         self._say = say
         self._tally = Tally(limit=options.limit)
         self._drain = anyio.Event()
@@ -120,14 +123,15 @@ class _Worker:
         self._prepared = False
         self._taken = self._met = 0
         self._done_before = 0
-        self._sink = Sink(job.output, LINE_FILES, fsync_s=job.fsync_s, synced=resume.directory.note_synced)
 
-    async def run(self, watch: Callable[[Live], Coroutine[None, None, None]], environ: Mapping[str, str]) -> Finished:
+    async def run(
+        self, watch: Callable[[Live], Coroutine[None, None, None]], crew_of: Callable[[Front], Crew]
+    ) -> Finished:
         self._live = Live(self._tally, anyio.current_time())
-        assembly = Assembly(self._job, environ=environ, drain=self._drain, tally=self._tally, say=self._say)
-        self._spending = assembly.spending
-        self._spending.begin(datetime.now(UTC))
         self._scope = anyio.CancelScope()
+        crew = crew_of(Front(self._tally, self._drain, self._scope, self._stop, self._note_opened))
+        self._spending = crew.spending
+        self._spending.begin(datetime.now(UTC))
         async with anyio.create_task_group() as outer:
             outer.start_soon(self._heed_signals)
             outer.start_soon(self._heed_budget)
@@ -136,7 +140,7 @@ class _Worker:
                 self._done_before = await anyio.to_thread.run_sync(self._resume.prepare)
                 self._prepared = True
                 self._spending.count_before(self._resume.totals)
-                await self._process(assembly)
+                await self._process(crew)
             except StopRun as error:
                 self._stop(error)
             outer.cancel_scope.cancel()
@@ -144,37 +148,26 @@ class _Worker:
 
     # --- the flow
 
-    async def _process(self, assembly: Assembly) -> None:
-        """Carry every pending record through; the endpoints are opened only when there is one."""
+    async def _process(self, crew: Crew) -> None:
+        """Have every pending record carried through; the endpoints are opened only when there is one."""
         async with aclosing(self._pending()) as pending:
             first = await anext(pending, None)
-            if first is None:
-                return
-            async with anyio.create_task_group() as writing:
-                writing.start_soon(self._run_sink)
-                try:
-                    with self._scope:
-                        await self._through(first, pending, assembly)
-                finally:
-                    self._sink.close()
+            if first is not None:
+                fingerprints = Fingerprints(self._resume.fingerprint, self._resume.rewrite_fingerprint)
+                async with aclosing(self._from(first, pending)) as records:
+                    await crew.carry(records, fingerprints)
 
-    async def _through(
-        self, first: Record | BadLine, pending: AsyncIterator[Record | BadLine], assembly: Assembly
-    ) -> None:
+    async def _from(self, first: Pending, pending: AsyncIterator[Pending]) -> AsyncGenerator[Pending]:
+        """The first one and the others, up to a fault of the input."""
+        yield first
         try:
-            async with assembly.parts(self._resume.fingerprint, self._resume.rewrite_fingerprint, self._write) as parts:
-                self._live.limiters = parts.limiters
-                # The libraries' objects stay: to look through them takes 90 ms each time, in which no request starts.
-                gc.freeze()
-                send, receive = anyio.create_memory_object_stream[Record | BadLine](0)
-                async with anyio.create_task_group() as tasks, receive:
-                    tasks.start_soon(self._feed, first, pending, send)
-                    for _ in range(parts.tasks):
-                        tasks.start_soon(self._carry, receive.clone(), parts)
+            async for record in pending:
+                yield record
         except StopRun as error:
-            self._stop(error)
+            # No drain: what was read before the fault of the input is whole, and gets its answer.
+            self._fault = self._fault or error
 
-    async def _pending(self) -> AsyncGenerator[Record | BadLine]:
+    async def _pending(self) -> AsyncGenerator[Pending]:
         """The input's records that have no result yet, counted as they are read."""
         with suppress(OSError):
             self._tally.total_bytes = (await anyio.Path(self._job.input).stat()).st_size or None  # a pipe has none
@@ -196,49 +189,8 @@ class _Worker:
                     return
         self._read_all = True
 
-    async def _feed(
-        self,
-        first: Record | BadLine,
-        pending: AsyncIterator[Record | BadLine],
-        send: MemoryObjectSendStream[Record | BadLine],
-    ) -> None:
-        async with send:
-            await send.send(first)
-            try:
-                async for record in pending:
-                    await send.send(record)
-            except StopRun as error:
-                # No drain: what was read before the fault of the input is whole, and gets its answer.
-                self._fault = self._fault or error
-
-    async def _carry(self, receive: MemoryObjectReceiveStream[Record | BadLine], parts: Parts) -> None:
-        async with receive:
-            async for record in receive:
-                try:
-                    await self._one(record, parts)
-                except Drained:
-                    continue
-                except StopRun as error:
-                    self._stop(error)
-
-    async def _one(self, record: Record | BadLine, parts: Parts) -> None:
-        pipeline = parts.pipeline
-        if isinstance(record, BadLine):
-            self._tally.note(await pipeline.settle(record, pipeline.dead_letter(record)))
-            return
-        finished = await self._rewrites.find(record.key, self._resume.rewrite_fingerprint)
-        self._tally.note(await pipeline.process(record, finished))
-
-    async def _write(self, status: Status, line: bytes) -> None:
-        await self._sink.append(FILES[status], line)
-
-    async def _run_sink(self) -> None:
-        try:
-            await self._sink.run()
-        except OutputError as error:
-            # What comes back now cannot be kept: nothing is worth waiting for.
-            self._stop(error)
-            self._scope.cancel()
+    def _note_opened(self, limiters: tuple[Limiter, ...]) -> None:
+        self._live.limiters = limiters
 
     # --- the end
 

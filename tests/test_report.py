@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2a_batch.errors import FailureKind
-from s2a_batch.records import Attempt, Fault, Known, Outcome, RecordFault, Status, Usage
+from s2a_batch.records import Attempt, Fault, Known, Outcome, RecordFault, StageName, Status, Usage
 from s2a_batch.report import StageTally, Tally
 
 if TYPE_CHECKING:
@@ -146,3 +146,49 @@ def test_no_more_is_left_than_the_limit_still_allows(
     assert left <= limit - taken + under_way
     if skipped + taken == lines and total is not None and total <= 10:
         assert left == under_way, "all is read"
+
+
+@given(
+    events=st.lists(
+        st.tuples(
+            st.integers(0, 2), st.sampled_from(["rewrite", "answer"]), st.none() | USAGES, st.none() | st.floats(0, 9)
+        ),
+        max_size=20,
+    ),
+    ended=st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["answered", "rewritten", *KINDS])), max_size=20),
+    flips=st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=5),
+)
+def test_the_counts_of_several_processes_gathered_are_those_of_one(
+    events: list[tuple[int, StageName, Usage | None, float | None]],
+    ended: list[tuple[int, str]],
+    flips: list[tuple[int, bool]],
+) -> None:
+    """A token that is lost between processes is money that nobody accounts for."""
+    one, parts, gathered = Tally(), [Tally() for _ in range(3)], Tally()
+    for tally in (one, gathered):
+        tally.read()
+    for at, name, usage, cost in events:
+        for stage in (one.stage(name), parts[at].stage(name)):
+            stage.add(attempt(usage=usage), None)
+            stage.requests += 1
+            stage.done += 1
+            if cost is not None:
+                stage.cost_usd = (stage.cost_usd or 0.0) + cost
+    for at, end in ended:
+        for tally in (one, parts[at]):
+            tally.note(None if end == "rewritten" else outcome(None if end == "answered" else KINDS[KINDS.index(end)]))
+    for at, flipped in flips:
+        both = outcome(None).model_copy(update={"policy": "original", "answer": 1, "baseline": 2 if flipped else 1})
+        for tally in (one, parts[at]):
+            tally.note(both)
+    for _ in range(2):  # what is gathered again is not counted again
+        gathered.gather(parts)
+    assert_same(summary(gathered), summary(one))
+
+
+def assert_same(found: Summary, expected: Summary) -> None:
+    """All counts are equal, and costs but for the order in which they were added."""
+    for name in ("rewrite", "answer"):
+        assert getattr(found, name).cost_usd == pytest.approx(getattr(expected, name).cost_usd)
+    costs = {"rewrite": {"cost_usd": True}, "answer": {"cost_usd": True}}
+    assert found.model_dump(exclude=costs) == expected.model_dump(exclude=costs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -329,3 +330,45 @@ def test_a_line_whose_key_has_no_end_is_damaged_and_nothing_else(tmp_path: Path,
     assert (content, len(notes)) == (LINES[0] + LINES[1], 1)
     (tmp_path / RESULTS).write_bytes(LINES[0] + line + b"\n" + LINES[1])
     assert [key for key, _ in scan(tmp_path / RESULTS)] == KEYS[:2]
+
+
+def test_what_several_processes_synced_is_remembered_and_never_less(tmp_path: Path) -> None:
+    """Their notes come in any order: a later, smaller one must not have half a million lines parsed again."""
+    with RunDirectory(tmp_path) as run, KeyIndex() as keys:
+        assert run.read_done(keys, only_rewrite=False) == 0
+        (tmp_path / RESULTS).write_bytes(WHOLE)
+        (tmp_path / REWRITES).write_bytes(WHOLE)
+        run.note_synced({RESULTS: len(LINES[0] + LINES[1])})
+        run.note_synced({RESULTS: len(LINES[0]), REWRITES: len(LINES[0])})
+        marks = json.loads((tmp_path / ".synced").read_text())
+    assert {name: size for name, (size, _) in marks.items()} == {
+        RESULTS: len(LINES[0] + LINES[1]),
+        REWRITES: len(LINES[0]),
+    }
+    (tmp_path / RESULTS).write_bytes(LINES[0].replace(b'"line":', b'"line"=') + LINES[1] + b'{"schema":1,"key":"a"=}\n')
+    with RunDirectory(tmp_path) as run, KeyIndex() as keys, pytest.raises(DamagedLineError):
+        run.read_done(keys, only_rewrite=False)
+
+
+@pytest.mark.parametrize("signer_lives", [False, True])
+def test_what_a_killed_run_left_to_end_is_waited_for(tmp_path: Path, signer_lives: bool) -> None:
+    """Its children hold the lock until their last write is done: the same command right after a kill must go on."""
+    signer = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (tmp_path / ".lock").write_text(f"process {signer.pid} on {socket.gethostname()}\n")
+    holds = (
+        "import fcntl, os, select, sys; fd = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(fd, fcntl.LOCK_EX);"
+        "print(flush=True); select.select([], [], [], 0.6)"
+    )
+    orphan = subprocess.Popen([sys.executable, "-c", holds, str(tmp_path / ".lock")], stdout=subprocess.PIPE)
+    assert orphan.stdout
+    with signer, orphan, orphan.stdout:
+        orphan.stdout.readline()
+        if not signer_lives:
+            signer.kill()
+            os.waitid(os.P_PID, signer.pid, os.WEXITED | os.WNOWAIT)  # dead, and nobody has asked how it ended
+            with RunDirectory(tmp_path):
+                assert orphan.wait(5) == 0
+        else:
+            with pytest.raises(LockedError, match=f"process {signer.pid} on"), RunDirectory(tmp_path):
+                pass
+            signer.kill()
