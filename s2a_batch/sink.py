@@ -12,7 +12,7 @@ import errno
 import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import aiofiles
 import anyio
@@ -25,13 +25,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from aiofiles.threadpool.binary import AsyncBufferedIOBase
+    from aiofiles.threadpool.binary import AsyncFileIO
+
+
+_GATHER_S: Final = 0.002
+"""From one commit to the next, at least: to change over to a thread costs as much as to write fifty lines."""
 
 
 @dataclass(slots=True)
-class _Entry:
-    name: str
-    line: bytes
+class _Batch:
+    """Lines that are written together."""
+
+    lines: dict[str, list[bytes]] = field(default_factory=dict)
     written: anyio.Event = field(default_factory=anyio.Event)
 
 
@@ -55,11 +60,11 @@ class Sink:
         self._names = names
         self._fsync_s = fsync_s
         self._synced = synced
-        self._queue: list[_Entry] = []
+        self._next = _Batch()
         self._wake = anyio.Event()
         self._closing = False
         self._fault: str | None = None
-        self._files: dict[str, AsyncBufferedIOBase] = {}
+        self._files: dict[str, AsyncFileIO] = {}
         self._unsynced: set[str] = set()
         self._sync_due = 0.0
 
@@ -73,10 +78,10 @@ class Sink:
         """
         if self._fault is not None:
             raise OutputError(self._fault)
-        entry = _Entry(name, line)
-        self._queue.append(entry)
+        batch = self._next
+        batch.lines.setdefault(name, []).append(line)
         self._wake.set()
-        await entry.written.wait()
+        await batch.written.wait()
         if self._fault is not None:
             raise OutputError(self._fault)
 
@@ -91,27 +96,29 @@ class Sink:
         Raises:
             OutputError: The disk is full, read-only or gone; every waiting `append` raises the same.
         """
-        batch: list[_Entry] = []
+        batch, began = self._next, float("-inf")
         try:
             async with AsyncExitStack() as stack:
                 await self._open(stack)
                 await anyio.to_thread.run_sync(sync, self._directory)
-                while self._queue or not self._closing:
+                while self._next.lines or not self._closing:
                     await self._wait()
-                    batch, self._queue = self._queue, []
+                    if not self._closing and (early_s := began + _GATHER_S - anyio.current_time()) > 0:
+                        await anyio.sleep(early_s)
+                    batch, self._next, began = self._next, _Batch(), anyio.current_time()
                     await self._commit(batch)
                 await self._sync()
         except OSError as error:
             self._fault = (
                 f"{self._directory}: cannot write: {error.strerror}; make room, then run the same command again"
             )
-            for entry in [*batch, *self._queue]:
-                entry.written.set()
+            batch.written.set()
+            self._next.written.set()
             raise OutputError(self._fault) from None
 
     async def _open(self, stack: AsyncExitStack) -> None:
         for name in self._names:
-            file = await aiofiles.open(self._directory / name, "ab", opener=open_private)
+            file = await aiofiles.open(self._directory / name, "ab", buffering=0, opener=open_private)
             stack.push_async_callback(_close, file)
             self._files[name] = file
 
@@ -122,23 +129,22 @@ class Sink:
             await self._wake.wait()
         self._wake = anyio.Event()
 
-    async def _commit(self, batch: list[_Entry]) -> None:
-        if batch and not self._unsynced:
+    async def _commit(self, batch: _Batch) -> None:
+        if batch.lines and not self._unsynced:
             self._sync_due = anyio.current_time() + self._fsync_s
-        lines = {name: b"".join(found) for name in self._names if (found := [e.line for e in batch if e.name == name])}
-        if lines:
-            await self._write(lines)
-            self._unsynced |= lines.keys()
+        if batch.lines:
+            await self._write({name: b"".join(lines) for name, lines in batch.lines.items()})
+            self._unsynced |= batch.lines.keys()
         if self._unsynced and anyio.current_time() >= self._sync_due:
             await self._sync()
-        for entry in batch:
-            entry.written.set()
+        batch.written.set()
 
     async def _write(self, lines: dict[str, bytes]) -> None:
         """Hand whole lines to the operating system, by file."""
         for name, data in lines.items():
-            await self._files[name].write(data)
-            await self._files[name].flush()
+            rest = memoryview(data)
+            while rest:  # once, but where a bound of the system cuts it short
+                rest = rest[await self._files[name].write(rest) :]
 
     async def _sync(self) -> None:
         if self._unsynced:
@@ -158,7 +164,7 @@ def check_linked(fd: int, name: str) -> None:
         raise FileNotFoundError(errno.ENOENT, f"{name} was removed")
 
 
-async def _close(file: AsyncBufferedIOBase) -> None:
-    # After a full disk, closing tries to flush the rest once more and fails once more.
+async def _close(file: AsyncFileIO) -> None:
+    # A file system on the network may only now say what it could not keep.
     with contextlib.suppress(OSError):
         await file.close()
