@@ -108,6 +108,8 @@ def _breaks_off(said: Text) -> bool:
 def _residue(pair: Pair) -> Iterator[Check]:
     """Words about the rewrite, in place of the rewrite."""
     source = pair.source.folded
+    own = [part for part in pair.parts if part.folded not in source]  # a phrase of the others is the source's too
+    marked = [phrases.is_marked(part.folded) for part in own]
     for name, pattern, at_start in (
         ("refused", phrases.REFUSAL, True),
         ("preamble_left", phrases.PREAMBLE, False),
@@ -116,12 +118,12 @@ def _residue(pair: Pair) -> Iterator[Check]:
         ("answer_leaked", phrases.ANSWER, False),
     ):
         found = []
-        for part in pair.parts:
-            if phrases.may_have(pattern, part.vocabulary, part.folded):
+        for part, mark in zip(own, marked, strict=True):
+            if mark or phrases.may_have(pattern, part.vocabulary):
                 text = phrases.beginning(part.folded) if at_start else part.folded
                 found += phrases.strangers(pattern, text, source)
         if found:
             yield verdict(name, found)
-    texts = [part.folded for part in pair.parts if phrases.may_have(phrases.OPINION, part.vocabulary, "")]
+    texts = [part.folded for part in pair.parts if phrases.may_have(phrases.OPINION, part.vocabulary)]
     if left := [match.group() for text in texts if (match := phrases.OPINION.search(text))]:
         yield verdict("opinion_left", left)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from rapidfuzz import fuzz, process
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_SENTENCES: Final = 4000
 _MOST_ASKED: Final = 40
+_LONGEST_PLACEHOLDER: Final = 60
 # Not behind a stop, so its capital is its own.
 _NAME: Final = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}+(?![A-Z])")
 _FOREIGN_SHARE: Final = 0.2
@@ -33,70 +34,78 @@ class Text:
     """One text gone through.
 
     Attributes:
+        raw: As it was given.
         folded: As it is compared (`words.fold`).
         count: Running words.
+        signs: Running words that are signs of a script without spaces.
         vocabulary: Distinct words.
         stems: Of those that carry meaning.
         sentences: The words of each sentence joined by spaces -> the sentence as folded; equal ones once.
-        spelled: Numbers written as words.
-        names: Words with a capital inside a sentence, as compared.
-        digits: Numbers written in digits.
-        allowed: Every reading of every number.
         asked: The last sentences with a question mark.
-        signs: Running words that are signs of a script without spaces.
+        digits: Numbers written in digits.
+        spelled: Numbers written as words.
+        allowed: Every reading of every number.
     """
 
+    raw: str
     folded: str
-    count: int = 0
-    signs: int = 0
-    vocabulary: set[str] = field(default_factory=set)
-    stems: set[str] = field(default_factory=set)
-    sentences: dict[str, str] = field(default_factory=dict)
-    spelled: list[Amount] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
-    digits: list[Amount] = field(default_factory=list)
-    allowed: set[str] = field(default_factory=set)
-    asked: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_ASKED))
+    count: int
+    signs: int
+    vocabulary: set[str]
+    stems: set[str]
+    sentences: dict[str, str]
+    asked: list[str]
+    digits: list[Amount]
+    spelled: list[Amount]
+    allowed: set[str]
 
     @classmethod
-    def of(cls, text: str, *, enumerated: bool = True) -> Text:
-        """Go through a text; `enumerated` false, of a rewrite: a number before a list's line is none."""
-        made = cls(words.fold(text))
-        if not enumerated:
-            made.names.update(name.lower() for name in _NAME.findall(text))
-        for sentence in words.sentences(made.folded):
-            made._add(sentence)
-        made._count_numbers(enumerated=enumerated)
-        made.stems = words.content(made.vocabulary)
-        return made
+    def of(cls, text: str) -> Text:
+        """Go through a text."""
+        return cls._of(text, words.fold(text), {}, enumerated=True)
 
-    def _add(self, sentence: str) -> None:
-        found = words.tokens(sentence)
-        joined = " ".join(found)
-        self.count += len(found)
-        if not joined.isascii():
-            self.signs += sum(1 for _ in words.SIGN.finditer(joined))
-        if "?" in sentence and sentence.rstrip("\"')] ").endswith("?"):
-            self.asked.append(sentence)
-        if joined in self.sentences:
-            return
-        self.vocabulary.update(found)
-        if not amounts.WORDS.isdisjoint(found) and len(self.spelled) < MOST_SENTENCES:
-            self.spelled += amounts.spelled(found)
-        if found and len(self.sentences) < MOST_SENTENCES:
-            self.sentences[joined] = sentence
+    @classmethod
+    def part(cls, text: str, source: Text) -> Text:
+        """Go through a part of a rewrite of the source: a number before a list's line is none, nor is "none" a text."""
+        folded = words.fold(text)
+        if len(text) < _LONGEST_PLACEHOLDER and phrases.PLACEHOLDER.fullmatch(folded):
+            text = folded = ""
+        known = {sentence: joined for joined, sentence in source.sentences.items()}
+        return cls._of(text, folded, known, enumerated=False)
 
-    def _count_numbers(self, *, enumerated: bool) -> None:
-        for amount in amounts.digits(self.folded, enumerated=enumerated):
-            self.allowed.update(amount.values, amount.parts)
-            if len(self.digits) < MOST_SENTENCES:
-                self.digits.append(amount)
-        for amount in self.spelled:
-            self.allowed.update(amount.values, amount.parts)
-        if self.signs:
-            self.allowed.update(value for amount in amounts.han(self.folded) for value in amount.values)
-        if not words.NEGATIONS.isdisjoint(self.vocabulary):
-            self.allowed.add("0")
+    @classmethod
+    def _of(cls, text: str, folded: str, known: dict[str, str], *, enumerated: bool) -> Text:
+        """Go through it; of the sentences that are `known` the words are, joined."""
+        count = signs = 0
+        vocabulary: set[str] = set()
+        sentences: dict[str, str] = {}
+        asked: deque[str] = deque(maxlen=_MOST_ASKED)
+        spelled: list[Amount] = []
+        for sentence in words.sentences(folded):
+            joined = known.get(sentence)
+            found = words.tokens(sentence) if joined is None else joined.split()
+            joined = joined or " ".join(found)
+            count += len(found)
+            if not joined.isascii():
+                signs += sum(1 for _ in words.SIGN.finditer(joined))
+            if "?" in sentence and sentence.rstrip("\"')] ").endswith("?"):
+                asked.append(sentence)
+            if joined in sentences:
+                continue
+            vocabulary.update(found)
+            if len(spelled) < MOST_SENTENCES and not amounts.WORDS.isdisjoint(found):
+                spelled += amounts.spelled(found)
+            if found and len(sentences) < MOST_SENTENCES:
+                sentences[joined] = sentence
+        digits, allowed = _numbers(folded, spelled, in_signs=signs > 0, enumerated=enumerated)
+        if not words.NEGATIONS.isdisjoint(vocabulary):
+            allowed.add("0")
+        stems = words.content(vocabulary)
+        return cls(text, folded, count, signs, vocabulary, stems, sentences, list(asked), digits, spelled, allowed)
+
+    def names(self) -> set[str]:
+        """Words with a capital inside a sentence, as compared."""
+        return {name.lower() for name in _NAME.findall(self.raw)}
 
     @property
     def in_signs(self) -> bool:
@@ -104,7 +113,22 @@ class Text:
         return self.signs > _FOREIGN_SHARE * self.count
 
 
-@dataclass(frozen=True, slots=True)
+def _numbers(folded: str, spelled: list[Amount], *, in_signs: bool, enumerated: bool) -> tuple[list[Amount], set[str]]:
+    """Numbers in digits, and what all numbers can mean."""
+    digits: list[Amount] = []
+    allowed: set[str] = set()
+    for amount in amounts.digits(folded, enumerated=enumerated):
+        allowed.update(amount.values, amount.parts)
+        if len(digits) < MOST_SENTENCES:
+            digits.append(amount)
+    for amount in spelled:
+        allowed.update(amount.values, amount.parts)
+    if in_signs:
+        allowed.update(value for amount in amounts.han(folded) for value in amount.values)
+    return digits, allowed
+
+
+@dataclass(slots=True)
 class Pair:
     """What was to be rewritten, and the rewrite.
 
@@ -134,8 +158,8 @@ class Pair:
         return cls(
             source=source,
             question=words.fold(question) if question and question.strip() else None,
-            context=Text.of(_unless_placeholder(rewrite.relevant_context), enumerated=False),
-            query=Text.of(_unless_placeholder(rewrite.user_query), enumerated=False),
+            context=Text.part(rewrite.relevant_context, source),
+            query=Text.part(rewrite.user_query, source),
             kept=words.fold(kept),
             english=not source.in_signs and words.is_english(source.vocabulary),
             rephrased=rephrased,
@@ -154,10 +178,6 @@ class Pair:
     def same_script(self) -> bool:
         """Whether words of both can be compared at all."""
         return self.source.in_signs == (self.context.signs + self.query.signs > _FOREIGN_SHARE * max(1, self.length))
-
-
-def _unless_placeholder(text: str) -> str:
-    return "" if len(text) < 60 and phrases.PLACEHOLDER.fullmatch(words.fold(text)) else text  # noqa: PLR2004
 
 
 def alike(a: str, b: str) -> float:

@@ -60,6 +60,7 @@ def _strange_words(pair: Pair) -> Iterator[Check]:
     made_up: dict[str, None] = {}
     meaning = tried = 0
     for part in pair.parts:
+        names: set[str] | None = None
         for joined in part.sentences:
             if joined in pair.source.sentences:
                 continue
@@ -74,7 +75,9 @@ def _strange_words(pair: Pair) -> Iterator[Check]:
                 made_up.update(dict.fromkeys(sorted(new)))
             elif part is pair.context and _is_news(new, own, joined, pair):
                 made_up.update(dict.fromkeys(new))
-            made_up.update(dict.fromkeys(sorted(part.names.intersection(new))))
+            if new:
+                names = part.names() if names is None else names
+                made_up.update(dict.fromkeys(sorted(names.intersection(new))))
     if not strange:
         return
     if not pair.english:
@@ -243,13 +246,13 @@ def coverage(pair: Pair) -> float:
     def known_word(word: str) -> bool:
         return word in pair.source.vocabulary or word in amounts.WORDS or word[0].isdecimal()
 
-    known = total = 0
+    total = strange = 0
     for part in pair.parts:
         for joined in part.sentences:
-            found = joined.split()
-            total += len(found)
-            known += len(found) if joined in pair.source.sentences else sum(map(known_word, found))
-    return known / total if total else 1.0
+            total += joined.count(" ") + 1
+            if joined not in pair.source.sentences:
+                strange += sum(not known_word(word) for word in joined.split())
+    return (total - strange) / total if total else 1.0
 
 
 def copied_little(pair: Pair) -> Iterator[Check]:

@@ -50,14 +50,16 @@ def checks(pair: Pair) -> Iterator[Check]:
 def _question(pair: Pair) -> Iterator[Check]:
     asked, sure = _candidates(pair)
     is_asked = _is_asked if pair.english else _is_asked_in_any_language
-    matches = [is_asked(question, pair) for question in asked]
-    if not matches:
+    last_is_asked = bool(asked) and is_asked(asked[-1], pair)
+    if not asked:
         stems = pair.query.stems
         if pair.english and len(stems) > 1 and stems.isdisjoint(pair.source.stems):
             yield verdict("question_lost")
-    elif not any(matches):
+    elif last_is_asked:
+        pass
+    elif not any(is_asked(question, pair) for question in asked[:-1]):
         yield verdict("question_lost", asked[-1:])
-    elif not matches[-1] and words.content(words.tokens(asked[-1])) and sure:
+    elif words.content(words.tokens(asked[-1])) and sure:
         yield verdict("question_other", asked[-1:])
     if sure and pair.english and not pair.query.asked and not _asks(pair):
         yield verdict("question_not_asked", [pair.query.folded])
@@ -71,7 +73,7 @@ def _candidates(pair: Pair) -> tuple[list[str], bool]:
     if pair.question is not None:
         return [pair.question[-_LONGEST_QUESTION:]], pair.question.rstrip("\"')] ").endswith("?")
     if pair.source.asked:
-        return list(pair.source.asked), True
+        return pair.source.asked, True
     if not pair.english:
         return [], False
     orders = [s for s in pair.source.sentences.values() if phrases.IMPERATIVE.match(s)]
@@ -141,7 +143,9 @@ def _no_context(pair: Pair) -> Iterator[Check]:
 
 def _labels(text: str) -> list[str]:
     """Labels of answer options that follow one another from A on; empty when there are fewer than two."""
-    found = {m[1] or m[2] for m in _OPTION.finditer(text)} if "a" in text else set()
+    if not (("a)" in text or "a." in text) and ("b)" in text or "b." in text)):
+        return []
+    found = {m[1] or m[2] for m in _OPTION.finditer(text)}
     labels = []
     for label in "abcdefgh":
         if label not in found:
@@ -162,9 +166,11 @@ def _options(pair: Pair) -> Iterator[Check]:
 def _format(pair: Pair) -> Iterator[Check]:
     lost = []
     for joined, sentence in pair.source.sentences.items():
-        if joined in pair.query.sentences or joined in pair.context.sentences or not phrases.FORMAT.search(sentence):
+        if joined in pair.query.sentences or joined in pair.context.sentences:
             continue
         if not (phrases.IMPERATIVE.match(sentence) or phrases.YOUR_ANSWER.search(sentence)):
+            continue
+        if not phrases.FORMAT.search(sentence):
             continue
         wish = {words.stem(word) for word in joined.split()} - {"a", "the", "your"}
         left = {words.stem(word) for part in pair.parts for word in part.vocabulary}

@@ -126,6 +126,8 @@ PLACEHOLDER: Final = re.compile(
 )
 
 _MARK: Final = re.compile(r"[`~<\[=≈_]|\?.{0,3}\(?\d|\? it is|^.{0,40}:", re.MULTILINE)
+_MARKS: Final = "`~<[=≈_?:"
+"""What each mark has one of: ten times as fast to look for."""
 _TRIGGERS: Final[dict[re.Pattern[str], frozenset[str]]] = {
     REFUSAL: words.listed("sorry unable cannot not ai decline refuse apologize apologise guidelines policy policies"),
     PREAMBLE: words.listed(
@@ -147,9 +149,14 @@ _TRIGGERS: Final[dict[re.Pattern[str], frozenset[str]]] = {
 """A word of each phrase of a pattern, or else a mark."""
 
 
-def may_have(pattern: re.Pattern[str], vocabulary: set[str], text: str) -> bool:
-    """Whether a text of these words can have a phrase of the pattern; ten times as fast as looking for one."""
-    return pattern not in _TRIGGERS or not _TRIGGERS[pattern].isdisjoint(vocabulary) or bool(_MARK.search(text))
+def is_marked(text: str) -> bool:
+    """Whether a text has a mark, so that it can have a phrase without any of the words."""
+    return any(sign in text for sign in _MARKS) and _MARK.search(text) is not None
+
+
+def may_have(pattern: re.Pattern[str], vocabulary: set[str]) -> bool:
+    """Whether an unmarked text of these words can have a phrase of the pattern; ten times as fast as looking for one."""
+    return not _TRIGGERS[pattern].isdisjoint(vocabulary)
 
 
 def strangers(pattern: re.Pattern[str], reply: str, source: str) -> list[str]:

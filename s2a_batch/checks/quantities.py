@@ -54,6 +54,9 @@ def _explained(amount: Amount, allowed: set[str]) -> bool:
 
 def _swapped(text: str, amount: Amount, source: str) -> str:
     """The words around a number that the source has around another one, and nowhere around this; empty without."""
+    reach = _NEIGHBOURS[-1]
+    if text[max(0, amount.start - reach) : amount.end + reach] in source:  # most are a copy: half the time
+        return ""
     number = text[amount.start : amount.end]
     for reach in _NEIGHBOURS:
         left = _STOP.split(text[max(0, amount.start - reach) : amount.start])[-1]
