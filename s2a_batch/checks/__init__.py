@@ -22,8 +22,17 @@ if TYPE_CHECKING:
 _UNFINISHED: Final = re.compile(
     r"(?:[,(\[{:\-]|\b(?:a|an|the|and|or|but|of|to|in|on|at|by|for|with|is|are|was|if|that|which|its|their))$"
 )
+_OPEN: Final = ",([{:-"
 _ENDED: Final = re.compile(r"[.!?。！？]")
 _RESTATED: Final = 0.8
+_BEGINNING: Final = 240
+_RESIDUE: Final = (  # and whether it is looked for at the start alone
+    ("refused", phrases.REFUSAL, True),
+    ("preamble_left", phrases.PREAMBLE, False),
+    ("labels_left", phrases.LABEL, False),
+    ("reasoning_left", phrases.REASONING, False),
+    ("answer_leaked", phrases.ANSWER, False),
+)
 MOST_CHARS: Final = 2_000_000  # they take sixteen times as much memory, and a second
 
 
@@ -70,58 +79,58 @@ def judge_answer(answer: str, rewrite: Rewrite, *, finish_reason: str | None = N
         rewrite: What was asked.
         finish_reason: As the server gave it; `length` says that the answer was cut.
     """
-    said = Text.of(answer)
-    if not said.count:
+    folded = words.fold(answer)
+    if words.TOKEN.search(folded) is None:
         return () if re.search(r"\w", answer) else (verdict("answer_empty"),)
-    start = phrases.beginning(said.folded)
-    asked = words.fold(rewrite.relevant_context + " " + rewrite.user_query)
+    start = phrases.beginning(folded)
     found = []
-    if refusal := phrases.strangers(phrases.REFUSAL, start, asked):
-        found.append(verdict("answer_refused", refusal))
-    if undecided := phrases.strangers(phrases.UNDECIDED, start, asked):
-        found.append(verdict("answer_undecided", undecided))
-    if _restates(said, rewrite.user_query):
+    for name, pattern in (("answer_refused", phrases.REFUSAL), ("answer_undecided", phrases.UNDECIDED)):
+        if phrases.has_hint(pattern, start):
+            asked = words.fold(rewrite.relevant_context + " " + rewrite.user_query)
+            if said := phrases.strangers(pattern, start, asked):
+                found.append(verdict(name, said))
+    if _restates(folded, rewrite.user_query):
         found.append(verdict("answer_restates"))
-    if finish_reason == "length" or _breaks_off(said):
-        found.append(verdict("answer_cut", [said.folded[-60:]]))
+    if finish_reason == "length" or _breaks_off(folded):
+        found.append(verdict("answer_cut", [folded[-60:]]))
     return worst_first(found)
 
 
-def _restates(said: Text, query: str) -> bool:
+def _restates(answer: str, query: str) -> bool:
     """Whether an answer has nearly all words of the question, and no other."""
-    asked = set(words.tokens(words.fold(query)))
-    return len(asked) > 3 and said.vocabulary <= asked and len(said.vocabulary) >= _RESTATED * len(asked)  # noqa: PLR2004
+    asked = words.fold(query)
+    for found in words.TOKEN.finditer(answer, 0, _BEGINNING):  # most answers have another word soon
+        if found.end() < _BEGINNING and found.group() not in asked:
+            return False
+    vocabulary, wanted = Text.of(answer).vocabulary, set(words.tokens(asked))
+    return len(wanted) > 3 and vocabulary <= wanted and len(vocabulary) >= _RESTATED * len(wanted)  # noqa: PLR2004
 
 
-def _breaks_off(said: Text) -> bool:
+def _breaks_off(answer: str) -> bool:
     """Whether a text ends on a word that needs another, or without a stop after sentences that have one."""
-    text = said.folded.rstrip()
+    text = answer.rstrip()
     last = text[-400:].rpartition("\n")[2]
     if text.count("```") % 2:
         return True
-    if said.count > 2 and _UNFINISHED.search(last[-20:]) and not said.in_signs:  # noqa: PLR2004
-        return True
+    if not last[-1:].isalpha() and last[-1:] not in _OPEN:
+        return False
+    if _UNFINISHED.search(last[-20:]):
+        said = Text.of(answer)
+        if said.count > 2 and not said.in_signs:  # noqa: PLR2004
+            return True
     stops = list(_ENDED.finditer(last[:-1]))
     return bool(stops) and last[-1:].isalpha() and len(last[stops[-1].end() :].split()) > 3  # noqa: PLR2004
 
 
 def _residue(pair: Pair) -> Iterator[Check]:
     """Words about the rewrite, in place of the rewrite."""
-    source = pair.source.folded
-    own = [part for part in pair.parts if part.folded not in source]  # a phrase of the others is the source's too
-    marked = [phrases.is_marked(part.folded) for part in own]
-    for name, pattern, at_start in (
-        ("refused", phrases.REFUSAL, True),
-        ("preamble_left", phrases.PREAMBLE, False),
-        ("labels_left", phrases.LABEL, False),
-        ("reasoning_left", phrases.REASONING, False),
-        ("answer_leaked", phrases.ANSWER, False),
-    ):
+    own = [part for part in pair.parts if not part.is_copy]  # a phrase of the others is the source's too
+    for name, pattern, at_start in _RESIDUE if own else ():
         found = []
-        for part, mark in zip(own, marked, strict=True):
-            if mark or phrases.may_have(pattern, part.vocabulary):
+        for part in own:
+            if part.is_marked or phrases.may_have(pattern, part.vocabulary):
                 text = phrases.beginning(part.folded) if at_start else part.folded
-                found += phrases.strangers(pattern, text, source)
+                found += phrases.strangers(pattern, text, pair.source.folded)
         if found:
             yield verdict(name, found)
     texts = [part.folded for part in pair.parts if phrases.may_have(phrases.OPINION, part.vocabulary)]

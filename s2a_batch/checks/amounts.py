@@ -96,8 +96,10 @@ def digits(text: str, *, enumerated: bool = True) -> Iterator[Amount]:
     skipped = set() if enumerated else {m.end() - 1 for m in _ENUMERATED.finditer(text)}
     for run in (_ASCII_DIGITS if text.isascii() else _DIGITS).finditer(text):
         start, end = run.span()
-        if end not in skipped and end - start < _LONGEST and run.group().isdecimal() and text[start - 1 : start] != ".":
-            yield from _written(text, run.group(), start, end)
+        number = run.group()
+        if end not in skipped and end - start < _LONGEST and number.isdecimal() and text[start - 1 : start] != ".":
+            if (amount := _written(text, number, start, end)) is not None:
+                yield amount
             continue
         for found in _NUMBER.finditer(text, max(0, start - 1), end):
             start, end = found.span()
@@ -108,18 +110,18 @@ def digits(text: str, *, enumerated: bool = True) -> Iterator[Amount]:
             elif found["spaced"]:
                 parts = tuple(_plain(part) for part in found["spaced"].split(" "))
                 yield Amount((_plain(found["spaced"].replace(" ", "")),), parts, start, end)
-            else:
-                yield from _written(text, found["plain"], start, end)
+            elif (amount := _written(text, found["plain"], start, end)) is not None:
+                yield amount
 
 
-def _written(text: str, number: str, start: int, end: int) -> Iterator[Amount]:
+def _written(text: str, number: str, start: int, end: int) -> Amount | None:
     before = text[start - 1 : start]
     if before == ":" and not number.strip("0"):  # 10:00 is 10
-        return
+        return None
     tail = _TAIL.match(text, end)
     unit = tail[1] if tail is not None else "$" if before == "$" else ""
     values, parts = (_read if len(number) < _LONGEST else _read.__wrapped__)(number, unit)
-    yield Amount(values, parts, start, end)
+    return Amount(values, parts, start, end)
 
 
 @lru_cache(_MOST_REMEMBERED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from rapidfuzz import fuzz, process
@@ -39,12 +39,13 @@ class Text:
         count: Running words.
         signs: Running words that are signs of a script without spaces.
         vocabulary: Distinct words.
-        stems: Of those that carry meaning.
         sentences: The words of each sentence joined by spaces -> the sentence as folded; equal ones once.
         asked: The last sentences with a question mark.
+        spelled_in: The words of a sentence, joined -> the numbers in it that are written as words.
         digits: Numbers written in digits.
-        spelled: Numbers written as words.
         allowed: Every reading of every number.
+        is_copy: Of a part: whether it stands in the source as it is.
+        is_marked: Of a part that does not: whether it has a mark of a phrase (`phrases.is_marked`).
     """
 
     raw: str
@@ -52,39 +53,52 @@ class Text:
     count: int
     signs: int
     vocabulary: set[str]
-    stems: set[str]
     sentences: dict[str, str]
     asked: list[str]
-    digits: list[Amount]
-    spelled: list[Amount]
-    allowed: set[str]
+    spelled_in: dict[str, list[Amount]]
+    digits: list[Amount] = field(default_factory=list)
+    allowed: set[str] = field(default_factory=set)
+    is_copy: bool = False
+    is_marked: bool = False
+    _stems: set[str] | None = None
 
     @classmethod
     def of(cls, text: str) -> Text:
         """Go through a text."""
-        return cls._of(text, words.fold(text), {}, enumerated=True)
+        made = cls._of(text, words.fold(text), {}, {})
+        made._count_numbers(enumerated=True)
+        return made
 
     @classmethod
-    def part(cls, text: str, source: Text) -> Text:
-        """Go through a part of a rewrite of the source: a number before a list's line is none, nor is "none" a text."""
+    def part(cls, text: str, source: Text, known: dict[str, str]) -> Text:
+        """Go through a part of a rewrite: a number before a list's line is none, and "none" is no text.
+
+        Args:
+            text: The part.
+            source: What was to be rewritten.
+            known: Its sentences, as folded -> their words joined; most of a part are among them.
+        """
         folded = words.fold(text)
         if len(text) < _LONGEST_PLACEHOLDER and phrases.PLACEHOLDER.fullmatch(folded):
             text = folded = ""
-        known = {sentence: joined for joined, sentence in source.sentences.items()}
-        return cls._of(text, folded, known, enumerated=False)
+        made = cls._of(text, folded, known, source.spelled_in)
+        made._count_numbers(enumerated=False)
+        made.is_copy = folded in source.folded
+        made.is_marked = not made.is_copy and phrases.is_marked(folded)
+        return made
 
     @classmethod
-    def _of(cls, text: str, folded: str, known: dict[str, str], *, enumerated: bool) -> Text:
-        """Go through it; of the sentences that are `known` the words are, joined."""
-        count = signs = 0
+    def _of(cls, text: str, folded: str, known: dict[str, str], known_numbers: dict[str, list[Amount]]) -> Text:
+        count = signs = numbers = 0
         vocabulary: set[str] = set()
         sentences: dict[str, str] = {}
         asked: deque[str] = deque(maxlen=_MOST_ASKED)
-        spelled: list[Amount] = []
+        spelled: dict[str, list[Amount]] = {}
         for sentence in words.sentences(folded):
             joined = known.get(sentence)
+            is_known = joined is not None
             found = words.tokens(sentence) if joined is None else joined.split()
-            joined = joined or " ".join(found)
+            joined = " ".join(found) if joined is None else joined
             count += len(found)
             if not joined.isascii():
                 signs += sum(1 for _ in words.SIGN.finditer(joined))
@@ -93,15 +107,39 @@ class Text:
             if joined in sentences:
                 continue
             vocabulary.update(found)
-            if len(spelled) < MOST_SENTENCES and not amounts.WORDS.isdisjoint(found):
-                spelled += amounts.spelled(found)
+            if numbers < MOST_SENTENCES and (
+                joined in known_numbers if is_known else not amounts.WORDS.isdisjoint(found)
+            ):
+                spelled[joined] = known_numbers.get(joined) or list(amounts.spelled(found))
+                numbers += len(spelled[joined])
             if found and len(sentences) < MOST_SENTENCES:
                 sentences[joined] = sentence
-        digits, allowed = _numbers(folded, spelled, in_signs=signs > 0, enumerated=enumerated)
-        if not words.NEGATIONS.isdisjoint(vocabulary):
+        return cls(text, folded, count, signs, vocabulary, sentences, list(asked), spelled)
+
+    def _count_numbers(self, *, enumerated: bool) -> None:
+        allowed = self.allowed
+        for amount in amounts.digits(self.folded, enumerated=enumerated):
+            allowed.update(amount.values, amount.parts)
+            if len(self.digits) < MOST_SENTENCES:
+                self.digits.append(amount)
+        for amount in self.spelled:
+            allowed.update(amount.values, amount.parts)
+        if self.signs:
+            allowed.update(value for amount in amounts.han(self.folded) for value in amount.values)
+        if not words.NEGATIONS.isdisjoint(self.vocabulary):
             allowed.add("0")
-        stems = words.content(vocabulary)
-        return cls(text, folded, count, signs, vocabulary, stems, sentences, list(asked), digits, spelled, allowed)
+
+    @property
+    def stems(self) -> set[str]:
+        """The stems of the words that carry meaning; few texts are asked for them."""
+        if self._stems is None:
+            self._stems = words.content(self.vocabulary)
+        return self._stems
+
+    @property
+    def spelled(self) -> list[Amount]:
+        """Numbers written as words."""
+        return [amount for found in self.spelled_in.values() for amount in found] if self.spelled_in else []
 
     def names(self) -> set[str]:
         """Words with a capital inside a sentence, as compared."""
@@ -113,27 +151,13 @@ class Text:
         return self.signs > _FOREIGN_SHARE * self.count
 
 
-def _numbers(folded: str, spelled: list[Amount], *, in_signs: bool, enumerated: bool) -> tuple[list[Amount], set[str]]:
-    """Numbers in digits, and what all numbers can mean."""
-    digits: list[Amount] = []
-    allowed: set[str] = set()
-    for amount in amounts.digits(folded, enumerated=enumerated):
-        allowed.update(amount.values, amount.parts)
-        if len(digits) < MOST_SENTENCES:
-            digits.append(amount)
-    for amount in spelled:
-        allowed.update(amount.values, amount.parts)
-    if in_signs:
-        allowed.update(value for amount in amounts.han(folded) for value in amount.values)
-    return digits, allowed
-
-
 @dataclass(slots=True)
 class Pair:
     """What was to be rewritten, and the rewrite.
 
     Attributes:
         source: The whole of what the rewrite stage was shown, its question too.
+        known: Its sentences as folded -> their words joined.
         question: The question as the input gave it on its own; None without one.
         context, query: The rewrite's parts; a part that only says "none" counts as empty.
         kept: What goes past the rewrite, folded.
@@ -142,6 +166,7 @@ class Pair:
     """
 
     source: Text
+    known: dict[str, str]
     question: str | None
     context: Text
     query: Text
@@ -155,15 +180,23 @@ class Pair:
         if question and question not in text:
             text = f"{text}\n{question}"
         source = Text.of(text)
+        known = {sentence: joined for joined, sentence in source.sentences.items()}
+        if len(source.spelled) >= MOST_SENTENCES:  # not all were read
+            known.clear()
         return cls(
             source=source,
+            known=known,
             question=words.fold(question) if question and question.strip() else None,
-            context=Text.part(rewrite.relevant_context, source),
-            query=Text.part(rewrite.user_query, source),
+            context=Text.part(rewrite.relevant_context, source, known),
+            query=Text.part(rewrite.user_query, source, known),
             kept=words.fold(kept),
             english=not source.in_signs and words.is_english(source.vocabulary),
             rephrased=rephrased,
         )
+
+    def joined(self, sentence: str) -> str:
+        """The words of a folded sentence, joined by spaces."""
+        return self.known.get(sentence) or " ".join(words.tokens(sentence))
 
     @property
     def parts(self) -> tuple[Text, Text]:

@@ -64,7 +64,7 @@ def _question(pair: Pair) -> Iterator[Check]:
     if sure and pair.english and not pair.query.asked and not _asks(pair):
         yield verdict("question_not_asked", [pair.query.folded])
     last = asked[-1] if asked else pair.query.folded.strip()
-    if len(last) > 12 and " ".join(words.tokens(last)) in pair.context.sentences:  # noqa: PLR2004  not a mere "why?"
+    if len(last) > 12 and pair.joined(last) in pair.context.sentences:  # noqa: PLR2004  not a mere "why?"
         yield verdict("question_doubled")
 
 
@@ -83,6 +83,8 @@ def _candidates(pair: Pair) -> tuple[list[str], bool]:
 def _is_asked(question: str, pair: Pair) -> bool:
     """Whether the query is this question: nearly all of one is in the other."""
     query = pair.query
+    if len(query.sentences) == 1 and question in query.sentences.values():
+        return True
     letters = compared.same_words(question.strip(" ?"), query.folded[-_LONGEST_QUESTION:].strip(" ?"))
     wanted = words.content(words.tokens(question))
     common = len(wanted & query.stems)
@@ -197,23 +199,18 @@ def _left_out(pair: Pair) -> Iterator[Check]:
         yield verdict("numbers_dropped", sorted(numbers))
     left = pair.context.sentences.keys() | pair.query.sentences.keys()
     stems = pair.context.stems | pair.query.stems
-    dropped = [
-        sentence
-        for joined, sentence in pair.source.sentences.items()
-        if joined not in left and _mostly_gone(joined, stems)
-    ]
+    dropped, told = [], set[str]()
+    for joined, sentence in pair.source.sentences.items():
+        if joined in left:
+            continue
+        meaning = words.content(joined.split())
+        if meaning and len(meaning & stems) <= len(meaning) / 2:
+            dropped.append(sentence)
+            if not sentence.endswith("?"):
+                told |= meaning
     if dropped:
         yield verdict("sentences_dropped", dropped)
-    told: set[str] = set()
-    for sentence in dropped:
-        if not sentence.endswith("?"):
-            told |= words.content(words.tokens(sentence))
-    if subjects := sorted((pair.query.stems & told) - pair.context.stems):
+    if subjects := (pair.query.stems & told) - pair.context.stems:
         shown = [word for word in sorted(pair.query.vocabulary) if words.stem(word) in subjects and word.isalpha()]
         if shown:
             yield verdict("subjects_dropped", shown)
-
-
-def _mostly_gone(joined: str, left: set[str]) -> bool:
-    meaning = words.content(joined.split())
-    return bool(meaning) and len(meaning & left) <= len(meaning) / 2

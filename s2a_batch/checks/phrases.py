@@ -148,6 +148,20 @@ _TRIGGERS: Final[dict[re.Pattern[str], frozenset[str]]] = {
 }
 """A word of each phrase of a pattern, or else a mark."""
 
+_HINTS: Final[dict[re.Pattern[str], tuple[str, ...]]] = {
+    REFUSAL: ("not", "sorry", "unable to", "as an ai", "decline", "refuse", "apolog", "against ", "violate"),
+    UNDECIDED: ("not", "information", "context", "data", "detail", "impossible to", "please provide"),
+}
+"""Each phrase of a pattern has one of these in it, so that a text without them needs no search: 0.5 us, not 12."""
+
+
+def has_hint(pattern: re.Pattern[str], text: str) -> bool:
+    """Whether a text can have a phrase of the pattern, by its letters alone."""
+    for hint in _HINTS[pattern]:  # noqa: SIM110  a loop takes half the time of any()
+        if hint in text:
+            return True
+    return False
+
 
 def is_marked(text: str) -> bool:
     """Whether a text has a mark, so that it can have a phrase without any of the words."""

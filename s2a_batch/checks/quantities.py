@@ -32,24 +32,28 @@ def checks(pair: Pair) -> Iterator[Check]:
     found: dict[str, dict[str, None]] = {"numbers_invented": {}, "numbers_unknown": {}, "numbers_swapped": {}}
     for part in pair.parts:
         for tried, amount in enumerate(part.digits):
-            phrase = _swapped(part.folded, amount, pair.source.folded) if tried < _MOST else ""
+            is_tried = tried < _MOST and not part.is_copy
+            phrase = _swapped(part.folded, amount, pair.source.folded) if is_tried else ""
             if not _explained(amount, pair.source.allowed):
                 name = "numbers_invented" if pair.english or phrase else "numbers_unknown"
                 found[name][amount.values[0]] = None
             elif phrase:
                 found["numbers_swapped"][phrase] = None
-        for amount in part.spelled:
-            if pair.english and amount.certain and not _explained(amount, pair.source.allowed):
-                found["numbers_invented"][amount.values[0]] = None
+        if not pair.english:
+            continue
+        for joined, said in part.spelled_in.items():
+            if joined in pair.source.spelled_in:
+                continue
+            for amount in said:
+                if amount.certain and not _explained(amount, pair.source.allowed):
+                    found["numbers_invented"][amount.values[0]] = None
     for name, words in found.items():
         if words:
             yield verdict(name, words if name == "numbers_swapped" else sorted(words))
 
 
 def _explained(amount: Amount, allowed: set[str]) -> bool:
-    return any(value in allowed for value in amount.values) or (
-        bool(amount.parts) and all(part in allowed for part in amount.parts)
-    )
+    return not allowed.isdisjoint(amount.values) or (bool(amount.parts) and allowed.issuperset(amount.parts))
 
 
 def _swapped(text: str, amount: Amount, source: str) -> str:

@@ -160,7 +160,7 @@ def stem(word: str) -> str:
 
 def content(words: Collection[str]) -> set[str]:
     """The stems of the words that carry meaning, numbers among them."""
-    return set(map(stem, set(words).difference(STOPWORDS)))
+    return {stem(word) for word in words if word not in STOPWORDS}
 
 
 def is_english(words: set[str]) -> bool:
