@@ -26,12 +26,17 @@ _OPEN: Final = ",([{:-"
 _ENDED: Final = re.compile(r"[.!?。！？]")
 _RESTATED: Final = 0.8
 _BEGINNING: Final = 240
-_RESIDUE: Final = (  # and whether it is looked for at the start alone
-    ("refused", phrases.REFUSAL, True),
-    ("preamble_left", phrases.PREAMBLE, False),
-    ("labels_left", phrases.LABEL, False),
-    ("reasoning_left", phrases.REASONING, False),
-    ("answer_leaked", phrases.ANSWER, False),
+# Each check with its phrases, the words that they have, and whether they are looked for at the start alone.
+_RESIDUE: Final = (
+    ("refused", phrases.REFUSAL, phrases.REFUSAL_WORDS, True),
+    ("preamble_left", phrases.PREAMBLE, phrases.PREAMBLE_WORDS, False),
+    ("labels_left", phrases.LABEL, frozenset[str](), False),
+    ("reasoning_left", phrases.REASONING, phrases.REASONING_WORDS, False),
+    ("answer_leaked", phrases.ANSWER, phrases.ANSWER_WORDS, False),
+)
+_EVASIONS: Final = (
+    ("answer_refused", phrases.REFUSAL, phrases.REFUSAL_HINTS),
+    ("answer_undecided", phrases.UNDECIDED, phrases.UNDECIDED_HINTS),
 )
 MOST_CHARS: Final = 2_000_000  # they take sixteen times as much memory, and a second
 
@@ -66,7 +71,7 @@ def judge_rewrite(original: Original, rewrite: Rewrite) -> tuple[Check, ...]:
             *_residue(pair),
             *quantities.checks(pair),
             *fidelity.checks(pair),
-            *(fidelity.copied_little(pair) if pair.same_script() else ()),
+            *(fidelity.copied_little(pair) if pair.same_script else ()),
         ]
     )
 
@@ -84,8 +89,8 @@ def judge_answer(answer: str, rewrite: Rewrite, *, finish_reason: str | None = N
         return () if re.search(r"\w", answer) else (verdict("answer_empty"),)
     start = phrases.beginning(folded)
     found = []
-    for name, pattern in (("answer_refused", phrases.REFUSAL), ("answer_undecided", phrases.UNDECIDED)):
-        if phrases.has_hint(pattern, start):
+    for name, pattern, hints in _EVASIONS:
+        if phrases.has_one(hints, start):
             asked = words.fold(rewrite.relevant_context + " " + rewrite.user_query)
             if said := phrases.strangers(pattern, start, asked):
                 found.append(verdict(name, said))
@@ -125,14 +130,14 @@ def _breaks_off(answer: str) -> bool:
 def _residue(pair: Pair) -> Iterator[Check]:
     """Words about the rewrite, in place of the rewrite."""
     own = [part for part in pair.parts if not part.is_copy]  # a phrase of the others is the source's too
-    for name, pattern, at_start in _RESIDUE if own else ():
+    for name, pattern, hints, at_start in _RESIDUE if own else ():
         found = []
         for part in own:
-            if part.is_marked or phrases.may_have(pattern, part.vocabulary):
+            if part.is_marked or not hints.isdisjoint(part.vocabulary):
                 text = phrases.beginning(part.folded) if at_start else part.folded
                 found += phrases.strangers(pattern, text, pair.source.folded)
         if found:
             yield verdict(name, found)
-    texts = [part.folded for part in pair.parts if phrases.may_have(phrases.OPINION, part.vocabulary)]
+    texts = [part.folded for part in pair.parts if not phrases.OPINION_WORDS.isdisjoint(part.vocabulary)]
     if left := [match.group() for text in texts if (match := phrases.OPINION.search(text))]:
         yield verdict("opinion_left", left)

@@ -93,7 +93,8 @@ class Amount(NamedTuple):
 
 def digits(text: str, *, enumerated: bool = True) -> Iterator[Amount]:
     """Numbers written in digits; `enumerated` false leaves out those that only number a list's lines."""
-    skipped = set() if enumerated else {m.end() - 1 for m in _ENUMERATED.finditer(text)}
+    may_list = not enumerated and ("\n" in text or text.lstrip(" \t(")[:1].isdigit())
+    skipped = {m.end() - 1 for m in _ENUMERATED.finditer(text)} if may_list else set()
     for run in (_ASCII_DIGITS if text.isascii() else _DIGITS).finditer(text):
         start, end = run.span()
         number = run.group()

@@ -44,7 +44,7 @@ _COPIED: Final = 0.9
 
 def checks(pair: Pair) -> Iterator[Check]:
     """What is to be said of a rewrite that adds or changes something."""
-    if not pair.same_script():
+    if not pair.same_script:
         yield verdict("script_changed")
         return
     if pair.source.in_signs:
@@ -61,9 +61,7 @@ def _strange_words(pair: Pair) -> Iterator[Check]:
     meaning = tried = 0
     for part in pair.parts:
         names: set[str] | None = None
-        for joined in part.sentences:
-            if joined in pair.source.sentences:
-                continue
+        for joined in part.own:
             found = set(joined.split()) - words.STOPWORDS - amounts.WORDS
             own = [word for word in found if word.isalpha()]
             odd = [word for word in own if not _plainly_known(word, pair.source)]
@@ -148,7 +146,7 @@ def _strange_signs(pair: Pair) -> Iterator[Check]:
 
 
 def _negations(pair: Pair) -> Iterator[Check]:
-    changed = [s for part in pair.parts for s in part.sentences if s not in pair.source.sentences][:_MOST]
+    changed = [*pair.context.own, *pair.query.own][:_MOST]
     if not pair.english or not changed:
         return
     keys: dict[str, list[int]] = {}
@@ -246,13 +244,12 @@ def coverage(pair: Pair) -> float:
     def known_word(word: str) -> bool:
         return word in pair.source.vocabulary or word in amounts.WORDS or word[0].isdecimal()
 
-    total = strange = 0
-    for part in pair.parts:
-        for joined in part.sentences:
-            total += joined.count(" ") + 1
-            if joined not in pair.source.sentences:
-                strange += sum(not known_word(word) for word in joined.split())
-    return (total - strange) / total if total else 1.0
+    own = [*pair.context.own, *pair.query.own]
+    strange = sum(not known_word(word) for joined in own for word in joined.split())
+    if not strange:
+        return 1.0
+    total = sum(joined.count(" ") + 1 for part in pair.parts for joined in part.sentences)
+    return (total - strange) / total
 
 
 def copied_little(pair: Pair) -> Iterator[Check]:

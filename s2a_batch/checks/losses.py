@@ -37,7 +37,7 @@ def checks(pair: Pair) -> Iterator[Check]:
         return
     if not pair.query.count:
         yield verdict("question_empty")
-    elif pair.same_script():
+    elif pair.same_script:
         yield from _question(pair)
     if not pair.context.count:
         yield from _no_context(pair)
@@ -197,14 +197,12 @@ def _left_out(pair: Pair) -> Iterator[Check]:
     numbers |= {a.values[0] for a in pair.source.spelled if a.certain and kept.isdisjoint(a.values)}
     if numbers:
         yield verdict("numbers_dropped", sorted(numbers))
-    left = pair.context.sentences.keys() | pair.query.sentences.keys()
-    stems = pair.context.stems | pair.query.stems
     dropped, told = [], set[str]()
     for joined, sentence in pair.source.sentences.items():
-        if joined in left:
+        if joined in pair.context.sentences or joined in pair.query.sentences:
             continue
         meaning = words.content(joined.split())
-        if meaning and len(meaning & stems) <= len(meaning) / 2:
+        if meaning and len(meaning & pair.context.stems | meaning & pair.query.stems) <= len(meaning) / 2:
             dropped.append(sentence)
             if not sentence.endswith("?"):
                 told |= meaning
