@@ -29,6 +29,7 @@ _MOST_REMEMBERED: Final = 4096
 _LONGEST_RUN: Final = 8
 """Number words in a row whose sum is remembered."""
 _ENUMERATED: Final = re.compile(r"^[ \t]*\(?\d{1,2}[.)](?=\s)", re.MULTILINE)
+_BEFORE_ENUMERATOR: Final = frozenset(" \t(")
 _COMMAS: Final = re.compile(r"\d{1,3}(?:,\d{3})++(?:\.\d+)?")
 _DOTS: Final = re.compile(r"\d{1,3}(?:\.\d{3})++(?:,\d+)?")
 _SCALES: Final = {"k": 1e3, "m": 1e6, "hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9}
@@ -91,10 +92,15 @@ class Amount(NamedTuple):
     certain: bool = True
 
 
+def may_be_list(text: str) -> bool:
+    """Whether a line of a text can begin with a list's number."""
+    return "\n" in text or text[:1].isdigit() or text[:1] in _BEFORE_ENUMERATOR
+
+
 def digits(text: str, *, enumerated: bool = True) -> Iterator[Amount]:
     """Numbers written in digits; `enumerated` false leaves out those that only number a list's lines."""
-    may_list = not enumerated and ("\n" in text or text.lstrip(" \t(")[:1].isdigit())
-    skipped = {m.end() - 1 for m in _ENUMERATED.finditer(text)} if may_list else set()
+    is_list = not enumerated and may_be_list(text)
+    skipped = {m.end() - 1 for m in _ENUMERATED.finditer(text)} if is_list else set()
     for run in (_ASCII_DIGITS if text.isascii() else _DIGITS).finditer(text):
         start, end = run.span()
         number = run.group()

@@ -134,8 +134,7 @@ class Text:
         text = self.folded
         begins = start == 0 or text[start - 2 : start] in _SENTENCE_ENDS or text[start - 1] == "\n"
         ends = text[end - 1 : end] in _STOPS and text[end : end + 1] in _SPACES
-        listed = text[start : start + 1] in " \t(" or text[start].isdigit() or text.find("\n", start, end) >= 0
-        if not begins or not ends or listed or len(self.digits) >= MOST_SENTENCES:
+        if not begins or not ends or len(self.digits) >= MOST_SENTENCES or amounts.may_be_list(text[start:end]):
             return None
         return (amount for amount in self.digits if start <= amount.start < end)
 
@@ -183,7 +182,6 @@ class Pair:
         question: The question as the input gave it on its own; None without one.
         context, query: The rewrite's parts; a part that only says "none" counts as empty.
         kept: What goes past the rewrite, folded.
-        english: Whether the source is English beyond doubt, so that words can be judged.
         rephrased: Whether the rewrite may put the question in other words.
     """
 
@@ -194,8 +192,8 @@ class Pair:
     context: Text
     query: Text
     kept: str
-    english: bool
     rephrased: bool
+    _english: bool | None = None
 
     @classmethod
     def of(cls, text: str, question: str | None, kept: str, rewrite: Rewrite, *, rephrased: bool) -> Pair:
@@ -217,9 +215,15 @@ class Pair:
             context=context,
             query=query,
             kept=words.fold(kept),
-            english=not source.in_signs and words.is_english(source.vocabulary),
             rephrased=rephrased,
         )
+
+    @property
+    def english(self) -> bool:
+        """Whether the source is English beyond doubt, so that words can be judged; most pairs are not asked."""
+        if self._english is None:
+            self._english = not self.source.in_signs and words.is_english(self.source.vocabulary)
+        return self._english
 
     def joined(self, sentence: str) -> str:
         """The words of a folded sentence, joined by spaces."""

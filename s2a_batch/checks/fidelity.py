@@ -147,7 +147,7 @@ def _strange_signs(pair: Pair) -> Iterator[Check]:
 
 def _negations(pair: Pair) -> Iterator[Check]:
     changed = [*pair.context.own, *pair.query.own][:_MOST]
-    if not pair.english or not changed:
+    if not changed or not pair.english:
         return
     keys: dict[str, list[int]] = {}
     for original in pair.source.sentences:

@@ -49,19 +49,19 @@ def checks(pair: Pair) -> Iterator[Check]:
 
 def _question(pair: Pair) -> Iterator[Check]:
     asked, sure = _candidates(pair)
-    is_asked = _is_asked if pair.english else _is_asked_in_any_language
-    last_is_asked = bool(asked) and is_asked(asked[-1], pair)
-    if not asked:
+    if asked and len(pair.query.sentences) == 1 and asked[-1] == pair.query.folded.strip():
+        pass  # a copy is asked in any language: no need to compare
+    elif not asked:
         stems = pair.query.stems
         if pair.english and len(stems) > 1 and stems.isdisjoint(pair.source.stems):
             yield verdict("question_lost")
-    elif last_is_asked:
+    elif _is_asked(asked[-1], pair):
         pass
-    elif not any(is_asked(question, pair) for question in asked[:-1]):
+    elif not any(_is_asked(question, pair) for question in asked[:-1]):
         yield verdict("question_lost", asked[-1:])
     elif words.content(words.tokens(asked[-1])) and sure:
         yield verdict("question_other", asked[-1:])
-    if sure and pair.english and not pair.query.asked and not _asks(pair):
+    if sure and not pair.query.asked and pair.english and not _asks(pair):
         yield verdict("question_not_asked", [pair.query.folded])
     last = asked[-1] if asked else pair.query.folded.strip()
     if len(last) > 12 and pair.joined(last) in pair.context.sentences:  # noqa: PLR2004  not a mere "why?"
@@ -82,9 +82,9 @@ def _candidates(pair: Pair) -> tuple[list[str], bool]:
 
 def _is_asked(question: str, pair: Pair) -> bool:
     """Whether the query is this question: nearly all of one is in the other."""
+    if not pair.english:
+        return _is_asked_in_any_language(question, pair)
     query = pair.query
-    if len(query.sentences) == 1 and question in query.sentences.values():
-        return True
     letters = compared.same_words(question.strip(" ?"), query.folded[-_LONGEST_QUESTION:].strip(" ?"))
     wanted = words.content(words.tokens(question))
     common = len(wanted & query.stems)
@@ -170,7 +170,8 @@ def _format(pair: Pair) -> Iterator[Check]:
     for joined, sentence in pair.source.sentences.items():
         if joined in pair.query.sentences or joined in pair.context.sentences:
             continue
-        if not (phrases.IMPERATIVE.match(sentence) or phrases.YOUR_ANSWER.search(sentence)):
+        is_wish = phrases.has_one(phrases.YOUR_ANSWER_HINTS, sentence) and phrases.YOUR_ANSWER.search(sentence)
+        if not is_wish and not phrases.IMPERATIVE.match(sentence):
             continue
         if not phrases.FORMAT.search(sentence):
             continue

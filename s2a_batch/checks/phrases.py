@@ -147,6 +147,7 @@ REFUSAL_HINTS: Final = (
     "not", "sorry", "unable to", "as an ai", "decline", "refuse", "apolog", "against ", "violate",
 )  # fmt: skip
 UNDECIDED_HINTS: Final = ("not", "information", "context", "data", "detail", "impossible to", "please provide")
+YOUR_ANSWER_HINTS: Final = ("answer", "reply", "response", "json")
 _MARK: Final = re.compile(r"[`~<\[=≈_]|\?.{0,3}\(?\d|\? it is|^.{0,40}:", re.MULTILINE)
 _MARK_HINTS: Final = tuple("`~<[=≈_?:")
 

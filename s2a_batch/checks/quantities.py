@@ -39,10 +39,8 @@ def checks(pair: Pair) -> Iterator[Check]:
                 found[name][amount.values[0]] = None
             elif phrase:
                 found["numbers_swapped"][phrase] = None
-        if not pair.english:
-            continue
         for joined, said in part.spelled_in.items():
-            if joined in pair.source.spelled_in:
+            if joined in pair.source.spelled_in or not pair.english:
                 continue
             for amount in said:
                 if amount.certain and not _explained(amount, pair.source.allowed):
