@@ -85,7 +85,7 @@ def judge_answer(answer: str, rewrite: Rewrite, *, finish_reason: str | None = N
         finish_reason: As the server gave it; `length` says that the answer was cut.
     """
     folded = words.fold(answer)
-    if words.TOKEN.search(folded) is None:
+    if not words.has_token(folded):
         return () if re.search(r"\w", answer) else (verdict("answer_empty"),)
     start = phrases.beginning(folded)
     found = []
@@ -107,8 +107,11 @@ def _restates(answer: str, query: str) -> bool:
     for found in words.TOKEN.finditer(answer, 0, _BEGINNING):  # most answers have another word soon
         if found.end() < _BEGINNING and found.group() not in asked:
             return False
-    vocabulary, wanted = Text.of(answer).vocabulary, set(words.tokens(asked))
-    return len(wanted) > 3 and vocabulary <= wanted and len(vocabulary) >= _RESTATED * len(wanted)  # noqa: PLR2004
+    wanted = set(words.tokens(asked))
+    if len(wanted) <= 3:  # noqa: PLR2004
+        return False
+    vocabulary = Text.of(answer).vocabulary
+    return vocabulary <= wanted and len(vocabulary) >= _RESTATED * len(wanted)
 
 
 def _breaks_off(answer: str) -> bool:
@@ -138,6 +141,8 @@ def _residue(pair: Pair) -> Iterator[Check]:
                 found += phrases.strangers(pattern, text, pair.source.folded)
         if found:
             yield verdict(name, found)
+    if not any(part.has_new for part in pair.parts) and phrases.OPINION_WORDS.isdisjoint(pair.source.vocabulary):
+        return
     texts = [part.folded for part in pair.parts if not phrases.OPINION_WORDS.isdisjoint(part.vocabulary)]
     if left := [match.group() for text in texts if (match := phrases.OPINION.search(text))]:
         yield verdict("opinion_left", left)

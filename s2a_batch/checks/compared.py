@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -42,12 +41,13 @@ class Text:
         folded: As it is compared (`words.fold`).
         count: Running words.
         signs: Running words that are signs of a script without spaces.
-        vocabulary: Distinct words.
         sentences: The words of each sentence joined by spaces -> the sentence as folded; equal ones once.
         asked: The last sentences with a question mark.
         spelled_in: The words of a sentence, joined -> the numbers in it that are written as words.
         digits: Numbers written in digits.
         allowed: Every reading of every number.
+        says_no: Of a source: whether a word of it negates.
+        has_new: Of a part: whether it may have words that the source has not.
         own: Of a part: its sentences that the source does not have, as words joined.
         is_copy: Of a part: whether it stands in the source as it is.
         is_marked: Of a part that does not: whether it has a mark of a phrase (`phrases.is_marked`).
@@ -55,24 +55,31 @@ class Text:
 
     raw: str
     folded: str
-    count: int
-    signs: int
-    vocabulary: set[str]
-    sentences: dict[str, str]
-    asked: list[str]
-    spelled_in: dict[str, list[Amount]]
+    count: int = 0
+    signs: int = 0
+    sentences: dict[str, str] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    spelled_in: dict[str, list[Amount]] = field(default_factory=dict)
     digits: list[Amount] = field(default_factory=list)
     allowed: set[str] = field(default_factory=set)
+    says_no: bool = False
+    has_new: bool = False
     own: list[str] = field(default_factory=list)
     is_copy: bool = False
     is_marked: bool = False
+    _vocabulary: set[str] = field(default_factory=set)
+    _is_unread: bool = False
     _stems: set[str] | None = None
 
     @classmethod
     def of(cls, text: str) -> Text:
         """Go through a text."""
-        made = cls._of(text, words.fold(text), {}, {})
+        made = cls(text, words.fold(text))
+        made._read({}, {})
         made._count_numbers(amounts.digits(made.folded))
+        made.says_no = not words.NEGATIONS.isdisjoint(made.vocabulary)
+        if made.says_no:
+            made.allowed.add("0")
         return made
 
     @classmethod
@@ -87,43 +94,49 @@ class Text:
         folded = words.fold(text)
         if len(text) < _LONGEST_PLACEHOLDER and phrases.PLACEHOLDER.fullmatch(folded):
             text = folded = ""
-        made = cls._of(text, folded, known, source.spelled_in)
+        made = cls(text, folded)
+        made._read(known, source.spelled_in)
         made.own = [joined for joined in made.sentences if joined not in source.sentences]
         at = source.folded.find(folded)
         made.is_copy = at >= 0
         made.is_marked = not made.is_copy and phrases.is_marked(folded)
         digits = source.digits_within(at, at + len(folded)) if made.is_copy else None
         made._count_numbers(amounts.digits(folded, enumerated=False) if digits is None else digits)
+        made.has_new, made._is_unread = bool(made._vocabulary), True
+        if (made.has_new or source.says_no) and not words.NEGATIONS.isdisjoint(made.vocabulary):
+            made.allowed.add("0")
         return made
 
-    @classmethod
-    def _of(cls, text: str, folded: str, known: dict[str, str], known_numbers: dict[str, list[Amount]]) -> Text:
+    def _read(self, known: dict[str, str], known_numbers: dict[str, list[Amount]]) -> None:
+        """Take each sentence apart; of `known` ones the words are as given, and their numbers in words."""
         count = signs = numbers = 0
-        vocabulary: set[str] = set()
-        sentences: dict[str, str] = {}
-        asked: deque[str] = deque(maxlen=_MOST_ASKED)
-        spelled: dict[str, list[Amount]] = {}
-        for sentence in words.sentences(folded):
+        vocabulary, sentences, asked = self._vocabulary, self.sentences, self.asked
+        for sentence in words.sentences(self.folded):
+            found: list[str] = []
             joined = known.get(sentence)
-            is_known = joined is not None
-            found = words.tokens(sentence) if joined is None else joined.split()
-            joined = " ".join(found) if joined is None else joined
-            count += len(found)
+            if joined is None:
+                found = words.tokens(sentence)
+                joined = " ".join(found)
+                count += len(found)
+            else:
+                count += joined.count(" ") + 1
             if not joined.isascii():
                 signs += sum(1 for _ in words.SIGN.finditer(joined))
             if "?" in sentence and sentence.rstrip("\"')] ").endswith("?"):
                 asked.append(sentence)
+                del asked[:-_MOST_ASKED]
             if joined in sentences:
                 continue
-            vocabulary.update(found)
-            if numbers < MOST_SENTENCES and (
-                joined in known_numbers if is_known else not amounts.WORDS.isdisjoint(found)
-            ):
-                spelled[joined] = known_numbers.get(joined) or list(amounts.spelled(found))
-                numbers += len(spelled[joined])
-            if found and len(sentences) < MOST_SENTENCES:
+            if joined and len(sentences) < MOST_SENTENCES:
                 sentences[joined] = sentence
-        return cls(text, folded, count, signs, vocabulary, sentences, list(asked), spelled)
+            elif not found:
+                found = joined.split()
+            vocabulary.update(found)
+            has_numbers = not amounts.WORDS.isdisjoint(found) if found else joined in known_numbers
+            if has_numbers and numbers < MOST_SENTENCES:
+                said = self.spelled_in[joined] = known_numbers.get(joined) or list(amounts.spelled(found))
+                numbers += len(said)
+        self.count, self.signs = count, signs
 
     def digits_within(self, start: int, end: int) -> Iterator[Amount] | None:
         """The numbers in digits of whole sentences of this text, with their places in it; None to read them anew.
@@ -146,8 +159,14 @@ class Text:
             self.allowed.update(amount.values, amount.parts)
         if self.signs:
             self.allowed.update(value for amount in amounts.han(self.folded) for value in amount.values)
-        if not words.NEGATIONS.isdisjoint(self.vocabulary):
-            self.allowed.add("0")
+
+    @property
+    def vocabulary(self) -> set[str]:
+        """Distinct words; of a part, those of the sentences that it has from the source are added when asked for."""
+        if self._is_unread:
+            self._is_unread = False
+            self._vocabulary.update(" ".join(self.sentences).split())
+        return self._vocabulary
 
     @property
     def stems(self) -> set[str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from s2a_batch.checks.amounts import Amount
-    from s2a_batch.checks.compared import Pair
+    from s2a_batch.checks.compared import Pair, Text
     from s2a_batch.records import Check
 
 _MOST: Final = 60
@@ -39,15 +39,17 @@ def checks(pair: Pair) -> Iterator[Check]:
                 found[name][amount.values[0]] = None
             elif phrase:
                 found["numbers_swapped"][phrase] = None
-        for joined, said in part.spelled_in.items():
-            if joined in pair.source.spelled_in or not pair.english:
-                continue
-            for amount in said:
-                if amount.certain and not _explained(amount, pair.source.allowed):
-                    found["numbers_invented"][amount.values[0]] = None
+        found["numbers_invented"].update(dict.fromkeys(_invented_in_words(part, pair)))
     for name, words in found.items():
         if words:
             yield verdict(name, words if name == "numbers_swapped" else sorted(words))
+
+
+def _invented_in_words(part: Text, pair: Pair) -> Iterator[str]:
+    for joined, said in part.spelled_in.items():
+        if joined in pair.source.spelled_in or not pair.english:
+            continue
+        yield from (a.values[0] for a in said if a.certain and not _explained(a, pair.source.allowed))
 
 
 def _explained(amount: Amount, allowed: set[str]) -> bool:

@@ -33,7 +33,7 @@ _STOP: Final = re.compile(
     r"[.!?\n。！？।](?:(?<=[.!?])(?<![.!?]{2})[.!?]*+[\"')\]*]*+(?=\s|$)|(?<=\n)\n*+|(?<=[。！？।])[。！？।]*+)"
 )
 _ABBREVIATED: Final = re.compile(r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|prof|jr|sr|vs|no|e\.g|i\.e|etc|approx)\.$")
-_BEFORE_DOT: Final = frozenset("mr rs ms dr st of jr sr vs no .g .e tc ox".split())
+_BEFORE_DOT: Final = frozenset(("mr", "rs", "ms", "dr", "st", "of", "jr", "sr", "vs", "no", ".g", ".e", "tc", "ox"))
 """How what is abbreviated ends; without one of these there is no need to look for the rest."""
 _LONGEST_SENTENCE: Final = 1000
 
@@ -106,6 +106,11 @@ def fold(text: str) -> str:
     if "'" in text:
         text = _CLITIC.sub("", _CONTRACTED.sub(" not", text))
     return text
+
+
+def has_token(text: str) -> bool:
+    """Whether there is any word, number or sign in a text."""
+    return (_ASCII_TOKEN if text.isascii() else TOKEN).search(text) is not None
 
 
 def tokens(text: str) -> list[str]:
