@@ -22,8 +22,22 @@ if TYPE_CHECKING:
 _UNFINISHED: Final = re.compile(
     r"(?:[,(\[{:\-]|\b(?:a|an|the|and|or|but|of|to|in|on|at|by|for|with|is|are|was|if|that|which|its|their))$"
 )
+_OPEN: Final = ",([{:-"
 _ENDED: Final = re.compile(r"[.!?。！？]")
 _RESTATED: Final = 0.8
+_BEGINNING: Final = 240
+# Each check with its phrases, the words that they have, and whether they are looked for at the start alone.
+_RESIDUE: Final = (
+    ("refused", phrases.REFUSAL, phrases.REFUSAL_WORDS, True),
+    ("preamble_left", phrases.PREAMBLE, phrases.PREAMBLE_WORDS, False),
+    ("labels_left", phrases.LABEL, frozenset[str](), False),
+    ("reasoning_left", phrases.REASONING, phrases.REASONING_WORDS, False),
+    ("answer_leaked", phrases.ANSWER, phrases.ANSWER_WORDS, False),
+)
+_EVASIONS: Final = (
+    ("answer_refused", phrases.REFUSAL, phrases.REFUSAL_HINTS),
+    ("answer_undecided", phrases.UNDECIDED, phrases.UNDECIDED_HINTS),
+)
 MOST_CHARS: Final = 2_000_000  # they take sixteen times as much memory, and a second
 
 
@@ -57,7 +71,7 @@ def judge_rewrite(original: Original, rewrite: Rewrite) -> tuple[Check, ...]:
             *_residue(pair),
             *quantities.checks(pair),
             *fidelity.checks(pair),
-            *(fidelity.copied_little(pair) if pair.same_script() else ()),
+            *(fidelity.copied_little(pair) if pair.same_script else ()),
         ]
     )
 
@@ -70,58 +84,65 @@ def judge_answer(answer: str, rewrite: Rewrite, *, finish_reason: str | None = N
         rewrite: What was asked.
         finish_reason: As the server gave it; `length` says that the answer was cut.
     """
-    said = Text.of(answer)
-    if not said.count:
+    folded = words.fold(answer)
+    if not words.has_token(folded):
         return () if re.search(r"\w", answer) else (verdict("answer_empty"),)
-    start = phrases.beginning(said.folded)
-    asked = words.fold(rewrite.relevant_context + " " + rewrite.user_query)
+    start = phrases.beginning(folded)
     found = []
-    if refusal := phrases.strangers(phrases.REFUSAL, start, asked):
-        found.append(verdict("answer_refused", refusal))
-    if undecided := phrases.strangers(phrases.UNDECIDED, start, asked):
-        found.append(verdict("answer_undecided", undecided))
-    if _restates(said, rewrite.user_query):
+    for name, pattern, hints in _EVASIONS:
+        if phrases.has_one(hints, start):
+            asked = words.fold(rewrite.relevant_context + " " + rewrite.user_query)
+            if said := phrases.strangers(pattern, start, asked):
+                found.append(verdict(name, said))
+    if _restates(folded, rewrite.user_query):
         found.append(verdict("answer_restates"))
-    if finish_reason == "length" or _breaks_off(said):
-        found.append(verdict("answer_cut", [said.folded[-60:]]))
+    if finish_reason == "length" or _breaks_off(folded):
+        found.append(verdict("answer_cut", [folded[-60:]]))
     return worst_first(found)
 
 
-def _restates(said: Text, query: str) -> bool:
+def _restates(answer: str, query: str) -> bool:
     """Whether an answer has nearly all words of the question, and no other."""
-    asked = set(words.tokens(words.fold(query)))
-    return len(asked) > 3 and said.vocabulary <= asked and len(said.vocabulary) >= _RESTATED * len(asked)  # noqa: PLR2004
+    asked = words.fold(query)
+    for found in words.TOKEN.finditer(answer, 0, _BEGINNING):  # most answers have another word soon
+        if found.end() < _BEGINNING and found.group() not in asked:
+            return False
+    wanted = set(words.tokens(asked))
+    if len(wanted) <= 3:  # noqa: PLR2004
+        return False
+    vocabulary = Text.of(answer).vocabulary
+    return vocabulary <= wanted and len(vocabulary) >= _RESTATED * len(wanted)
 
 
-def _breaks_off(said: Text) -> bool:
+def _breaks_off(answer: str) -> bool:
     """Whether a text ends on a word that needs another, or without a stop after sentences that have one."""
-    text = said.folded.rstrip()
+    text = answer.rstrip()
     last = text[-400:].rpartition("\n")[2]
     if text.count("```") % 2:
         return True
-    if said.count > 2 and _UNFINISHED.search(last[-20:]) and not said.in_signs:  # noqa: PLR2004
-        return True
+    if not last[-1:].isalpha() and last[-1:] not in _OPEN:
+        return False
+    if _UNFINISHED.search(last[-20:]):
+        said = Text.of(answer)
+        if said.count > 2 and not said.in_signs:  # noqa: PLR2004
+            return True
     stops = list(_ENDED.finditer(last[:-1]))
     return bool(stops) and last[-1:].isalpha() and len(last[stops[-1].end() :].split()) > 3  # noqa: PLR2004
 
 
 def _residue(pair: Pair) -> Iterator[Check]:
     """Words about the rewrite, in place of the rewrite."""
-    source = pair.source.folded
-    for name, pattern, at_start in (
-        ("refused", phrases.REFUSAL, True),
-        ("preamble_left", phrases.PREAMBLE, False),
-        ("labels_left", phrases.LABEL, False),
-        ("reasoning_left", phrases.REASONING, False),
-        ("answer_leaked", phrases.ANSWER, False),
-    ):
+    own = [part for part in pair.parts if not part.is_copy]  # a phrase of the others is the source's too
+    for name, pattern, hints, at_start in _RESIDUE if own else ():
         found = []
-        for part in pair.parts:
-            if phrases.may_have(pattern, part.vocabulary, part.folded):
+        for part in own:
+            if part.is_marked or not hints.isdisjoint(part.vocabulary):
                 text = phrases.beginning(part.folded) if at_start else part.folded
-                found += phrases.strangers(pattern, text, source)
+                found += phrases.strangers(pattern, text, pair.source.folded)
         if found:
             yield verdict(name, found)
-    texts = [part.folded for part in pair.parts if phrases.may_have(phrases.OPINION, part.vocabulary, "")]
+    if not any(part.has_new for part in pair.parts) and phrases.OPINION_WORDS.isdisjoint(pair.source.vocabulary):
+        return
+    texts = [part.folded for part in pair.parts if not phrases.OPINION_WORDS.isdisjoint(part.vocabulary)]
     if left := [match.group() for text in texts if (match := phrases.OPINION.search(text))]:
         yield verdict("opinion_left", left)

@@ -44,7 +44,7 @@ _COPIED: Final = 0.9
 
 def checks(pair: Pair) -> Iterator[Check]:
     """What is to be said of a rewrite that adds or changes something."""
-    if not pair.same_script():
+    if not pair.same_script:
         yield verdict("script_changed")
         return
     if pair.source.in_signs:
@@ -60,9 +60,8 @@ def _strange_words(pair: Pair) -> Iterator[Check]:
     made_up: dict[str, None] = {}
     meaning = tried = 0
     for part in pair.parts:
-        for joined in part.sentences:
-            if joined in pair.source.sentences:
-                continue
+        names: set[str] | None = None
+        for joined in part.own:
             found = set(joined.split()) - words.STOPWORDS - amounts.WORDS
             own = [word for word in found if word.isalpha()]
             odd = [word for word in own if not _plainly_known(word, pair.source)]
@@ -74,7 +73,9 @@ def _strange_words(pair: Pair) -> Iterator[Check]:
                 made_up.update(dict.fromkeys(sorted(new)))
             elif part is pair.context and _is_news(new, own, joined, pair):
                 made_up.update(dict.fromkeys(new))
-            made_up.update(dict.fromkeys(sorted(part.names.intersection(new))))
+            if new:
+                names = part.names() if names is None else names
+                made_up.update(dict.fromkeys(sorted(names.intersection(new))))
     if not strange:
         return
     if not pair.english:
@@ -145,8 +146,8 @@ def _strange_signs(pair: Pair) -> Iterator[Check]:
 
 
 def _negations(pair: Pair) -> Iterator[Check]:
-    changed = [s for part in pair.parts for s in part.sentences if s not in pair.source.sentences][:_MOST]
-    if not pair.english or not changed:
+    changed = [*pair.context.own, *pair.query.own][:_MOST]
+    if not changed or not pair.english:
         return
     keys: dict[str, list[int]] = {}
     for original in pair.source.sentences:
@@ -243,13 +244,12 @@ def coverage(pair: Pair) -> float:
     def known_word(word: str) -> bool:
         return word in pair.source.vocabulary or word in amounts.WORDS or word[0].isdecimal()
 
-    known = total = 0
-    for part in pair.parts:
-        for joined in part.sentences:
-            found = joined.split()
-            total += len(found)
-            known += len(found) if joined in pair.source.sentences else sum(map(known_word, found))
-    return known / total if total else 1.0
+    own = [*pair.context.own, *pair.query.own]
+    strange = sum(not known_word(word) for joined in own for word in joined.split())
+    if not strange:
+        return 1.0
+    total = sum(joined.count(" ") + 1 for part in pair.parts for joined in part.sentences)
+    return (total - strange) / total
 
 
 def copied_little(pair: Pair) -> Iterator[Check]:

@@ -37,7 +37,7 @@ def checks(pair: Pair) -> Iterator[Check]:
         return
     if not pair.query.count:
         yield verdict("question_empty")
-    elif pair.same_script():
+    elif pair.same_script:
         yield from _question(pair)
     if not pair.context.count:
         yield from _no_context(pair)
@@ -49,20 +49,22 @@ def checks(pair: Pair) -> Iterator[Check]:
 
 def _question(pair: Pair) -> Iterator[Check]:
     asked, sure = _candidates(pair)
-    is_asked = _is_asked if pair.english else _is_asked_in_any_language
-    matches = [is_asked(question, pair) for question in asked]
-    if not matches:
+    if asked and len(pair.query.sentences) == 1 and asked[-1] == pair.query.folded.strip():
+        pass  # a copy is asked in any language: no need to compare
+    elif not asked:
         stems = pair.query.stems
         if pair.english and len(stems) > 1 and stems.isdisjoint(pair.source.stems):
             yield verdict("question_lost")
-    elif not any(matches):
+    elif _is_asked(asked[-1], pair):
+        pass
+    elif not any(_is_asked(question, pair) for question in asked[:-1]):
         yield verdict("question_lost", asked[-1:])
-    elif not matches[-1] and words.content(words.tokens(asked[-1])) and sure:
+    elif words.content(words.tokens(asked[-1])) and sure:
         yield verdict("question_other", asked[-1:])
-    if sure and pair.english and not pair.query.asked and not _asks(pair):
+    if sure and not pair.query.asked and pair.english and not _asks(pair):
         yield verdict("question_not_asked", [pair.query.folded])
     last = asked[-1] if asked else pair.query.folded.strip()
-    if len(last) > 12 and " ".join(words.tokens(last)) in pair.context.sentences:  # noqa: PLR2004  not a mere "why?"
+    if len(last) > 12 and pair.joined(last) in pair.context.sentences:  # noqa: PLR2004  not a mere "why?"
         yield verdict("question_doubled")
 
 
@@ -71,7 +73,7 @@ def _candidates(pair: Pair) -> tuple[list[str], bool]:
     if pair.question is not None:
         return [pair.question[-_LONGEST_QUESTION:]], pair.question.rstrip("\"')] ").endswith("?")
     if pair.source.asked:
-        return list(pair.source.asked), True
+        return pair.source.asked, True
     if not pair.english:
         return [], False
     orders = [s for s in pair.source.sentences.values() if phrases.IMPERATIVE.match(s)]
@@ -80,6 +82,8 @@ def _candidates(pair: Pair) -> tuple[list[str], bool]:
 
 def _is_asked(question: str, pair: Pair) -> bool:
     """Whether the query is this question: nearly all of one is in the other."""
+    if not pair.english:
+        return _is_asked_in_any_language(question, pair)
     query = pair.query
     letters = compared.same_words(question.strip(" ?"), query.folded[-_LONGEST_QUESTION:].strip(" ?"))
     wanted = words.content(words.tokens(question))
@@ -141,7 +145,9 @@ def _no_context(pair: Pair) -> Iterator[Check]:
 
 def _labels(text: str) -> list[str]:
     """Labels of answer options that follow one another from A on; empty when there are fewer than two."""
-    found = {m[1] or m[2] for m in _OPTION.finditer(text)} if "a" in text else set()
+    if not (("a)" in text or "a." in text) and ("b)" in text or "b." in text)):
+        return []
+    found = {m[1] or m[2] for m in _OPTION.finditer(text)}
     labels = []
     for label in "abcdefgh":
         if label not in found:
@@ -162,9 +168,12 @@ def _options(pair: Pair) -> Iterator[Check]:
 def _format(pair: Pair) -> Iterator[Check]:
     lost = []
     for joined, sentence in pair.source.sentences.items():
-        if joined in pair.query.sentences or joined in pair.context.sentences or not phrases.FORMAT.search(sentence):
+        if joined in pair.query.sentences or joined in pair.context.sentences:
             continue
-        if not (phrases.IMPERATIVE.match(sentence) or phrases.YOUR_ANSWER.search(sentence)):
+        is_wish = phrases.has_one(phrases.YOUR_ANSWER_HINTS, sentence) and phrases.YOUR_ANSWER.search(sentence)
+        if not is_wish and not phrases.IMPERATIVE.match(sentence):
+            continue
+        if not phrases.FORMAT.search(sentence):
             continue
         wish = {words.stem(word) for word in joined.split()} - {"a", "the", "your"}
         left = {words.stem(word) for part in pair.parts for word in part.vocabulary}
@@ -189,25 +198,18 @@ def _left_out(pair: Pair) -> Iterator[Check]:
     numbers |= {a.values[0] for a in pair.source.spelled if a.certain and kept.isdisjoint(a.values)}
     if numbers:
         yield verdict("numbers_dropped", sorted(numbers))
-    left = pair.context.sentences.keys() | pair.query.sentences.keys()
-    stems = pair.context.stems | pair.query.stems
-    dropped = [
-        sentence
-        for joined, sentence in pair.source.sentences.items()
-        if joined not in left and _mostly_gone(joined, stems)
-    ]
+    dropped, told = [], set[str]()
+    for joined, sentence in pair.source.sentences.items():
+        if joined in pair.context.sentences or joined in pair.query.sentences:
+            continue
+        meaning = words.content(joined.split())
+        if meaning and len(meaning & pair.context.stems | meaning & pair.query.stems) <= len(meaning) / 2:
+            dropped.append(sentence)
+            if not sentence.endswith("?"):
+                told |= meaning
     if dropped:
         yield verdict("sentences_dropped", dropped)
-    told: set[str] = set()
-    for sentence in dropped:
-        if not sentence.endswith("?"):
-            told |= words.content(words.tokens(sentence))
-    if subjects := sorted((pair.query.stems & told) - pair.context.stems):
+    if subjects := (pair.query.stems & told) - pair.context.stems:
         shown = [word for word in sorted(pair.query.vocabulary) if words.stem(word) in subjects and word.isalpha()]
         if shown:
             yield verdict("subjects_dropped", shown)
-
-
-def _mostly_gone(joined: str, left: set[str]) -> bool:
-    meaning = words.content(joined.split())
-    return bool(meaning) and len(meaning & left) <= len(meaning) / 2

@@ -125,31 +125,44 @@ PLACEHOLDER: Final = re.compile(
     r"(?: (?:is |was )?(?:provided|needed|given|available|found))?)?\W*"
 )
 
+# A word of each phrase, unless the text is marked: ten times as fast to look for.
+REFUSAL_WORDS: Final = words.listed(
+    "sorry unable cannot not ai decline refuse apologize apologise guidelines policy policies"
+)
+PREAMBLE_WORDS: Final = words.listed(
+    "sure certainly course absolutely okay ok great understood got problem alright here below following version text "
+    "rewritten revised cleaned filtered unbiased prepared extracted relevant removed kept omitted rephrased left know "
+    "hope note free excluded prompt context"
+)
+REASONING_WORDS: Final = words.listed(
+    "think thinking let user rewrite extract step first relevant irrelevant unrelated need"
+)
+ANSWER_WORDS: Final = words.listed(
+    "answer makes gives equals means comes adds totals therefore thus hence conclusion result so total sum difference "
+    "product"
+)
+OPINION_WORDS: Final = words.listed("i my obviously expert everyone everybody agree think me could might curious")
+# Letters of each phrase, for a text that was not taken apart: 0.5 us, the phrases themselves take 12.
+REFUSAL_HINTS: Final = (
+    "not", "sorry", "unable to", "as an ai", "decline", "refuse", "apolog", "against ", "violate",
+)  # fmt: skip
+UNDECIDED_HINTS: Final = ("not", "information", "context", "data", "detail", "impossible to", "please provide")
+YOUR_ANSWER_HINTS: Final = ("answer", "reply", "response", "json")
 _MARK: Final = re.compile(r"[`~<\[=≈_]|\?.{0,3}\(?\d|\? it is|^.{0,40}:", re.MULTILINE)
-_TRIGGERS: Final[dict[re.Pattern[str], frozenset[str]]] = {
-    REFUSAL: words.listed("sorry unable cannot not ai decline refuse apologize apologise guidelines policy policies"),
-    PREAMBLE: words.listed(
-        "sure certainly course absolutely okay ok great understood got problem alright here below following "
-        "version text "
-        "rewritten revised cleaned filtered unbiased prepared extracted relevant removed kept omitted "
-        "rephrased left know "
-        "hope note free excluded prompt context"
-    ),
-    LABEL: frozenset(),
-    REASONING: words.listed("think thinking let user rewrite extract step first relevant irrelevant unrelated need"),
-    ANSWER: words.listed(
-        "answer makes gives equals means comes adds totals therefore thus hence conclusion result so total "
-        "sum difference "
-        "product"
-    ),
-    OPINION: words.listed("i my obviously expert everyone everybody agree think me could might curious"),
-}
-"""A word of each phrase of a pattern, or else a mark."""
+_MARK_HINTS: Final = tuple("`~<[=≈_?:")
 
 
-def may_have(pattern: re.Pattern[str], vocabulary: set[str], text: str) -> bool:
-    """Whether a text of these words can have a phrase of the pattern; ten times as fast as looking for one."""
-    return pattern not in _TRIGGERS or not _TRIGGERS[pattern].isdisjoint(vocabulary) or bool(_MARK.search(text))
+def has_one(hints: tuple[str, ...], text: str) -> bool:
+    """Whether a text has one of these."""
+    for hint in hints:  # noqa: SIM110  half the time of any()
+        if hint in text:
+            return True
+    return False
+
+
+def is_marked(text: str) -> bool:
+    """Whether a text has a mark, so that it can have a phrase without any of the words."""
+    return has_one(_MARK_HINTS, text) and _MARK.search(text) is not None
 
 
 def strangers(pattern: re.Pattern[str], reply: str, source: str) -> list[str]:

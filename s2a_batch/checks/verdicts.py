@@ -61,7 +61,7 @@ VERDICTS: Final[dict[str, tuple[Level, str]]] = {
 }
 """Name: level and message. The last five speak of an answer, all others of a rewrite."""
 
-_ORDER: Final = ("error", "warn", "info")
+_ORDER: Final[dict[Level, int]] = {"error": 0, "warn": 1, "info": 2}
 
 
 def verdict(name: str, words: Iterable[str] = ()) -> Check:
@@ -78,7 +78,7 @@ def verdict(name: str, words: Iterable[str] = ()) -> Check:
 
 def worst_first(checks: Iterable[Check]) -> tuple[Check, ...]:
     """Errors, then warnings, then information."""
-    return tuple(sorted(checks, key=lambda check: _ORDER.index(check.level)))
+    return tuple(sorted(checks, key=lambda check: _ORDER[check.level]))
 
 
 def reason(checks: Iterable[Check]) -> str:

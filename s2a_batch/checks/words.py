@@ -19,6 +19,7 @@ _SIGNS: Final = (
     # Indic, Thai, Tibetan, Burmese, Khmer, kana, Han, Hangul
 )
 TOKEN: Final = re.compile(rf"[{_SIGNS}]|\d+(?:[.,]\d+)*+|[^\W\d_{_SIGNS}]+")
+_ASCII_TOKEN: Final = re.compile(r"[A-Za-z]+|\d+(?:[.,]\d+)*+", re.ASCII)  # TOKEN of a text in ASCII: 8 us, not 14
 SIGN: Final = re.compile(rf"[{_SIGNS}]")
 _PLAIN: Final = str.maketrans(
     {"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-", "⁄": "/", "؟": "?"}
@@ -26,9 +27,14 @@ _PLAIN: Final = str.maketrans(
 _CONTRACTED: Final = re.compile(r"n't\b")
 _SPACES: Final = re.compile(" {2,}")
 _CLITIC: Final = re.compile(r"'(?:s|re|ve|ll|d|m)\b")
-# A stop ends a sentence before a space, a closing mark or the end; CJK stops and line ends always do.
-_STOP: Final = re.compile(r"(?<![.!?])[.!?]++[\"')\]*]*+(?=\s|$)|[。！？।]+|\n+")
+# A stop ends a sentence before a space, a closing mark or the end; CJK stops and line ends always do. What a stop can
+# begin with stands in front, so that the search skips to it: 2 us a prompt, not 16.
+_STOP: Final = re.compile(
+    r"[.!?\n。！？।](?:(?<=[.!?])(?<![.!?]{2})[.!?]*+[\"')\]*]*+(?=\s|$)|(?<=\n)\n*+|(?<=[。！？।])[。！？।]*+)"
+)
 _ABBREVIATED: Final = re.compile(r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|prof|jr|sr|vs|no|e\.g|i\.e|etc|approx)\.$")
+_BEFORE_DOT: Final = frozenset(("mr", "rs", "ms", "dr", "st", "of", "jr", "sr", "vs", "no", ".g", ".e", "tc", "ox"))
+"""How what is abbreviated ends; without one of these there is no need to look for the rest."""
 _LONGEST_SENTENCE: Final = 1000
 
 
@@ -102,9 +108,14 @@ def fold(text: str) -> str:
     return text
 
 
+def has_token(text: str) -> bool:
+    """Whether there is any word, number or sign in a text."""
+    return (_ASCII_TOKEN if text.isascii() else TOKEN).search(text) is not None
+
+
 def tokens(text: str) -> list[str]:
     """Words, numbers and signs of a folded text, in their order."""
-    return TOKEN.findall(text)
+    return (_ASCII_TOKEN if text.isascii() else TOKEN).findall(text)
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -112,9 +123,12 @@ def sentences(text: str) -> Iterator[str]:
     start = 0
     for stop in _STOP.finditer(text):
         end = stop.end()
-        if stop.group()[0] == "." and _ABBREVIATED.search(text, max(start, end - 8), end):
+        if text[end - 3 : end - 1] in _BEFORE_DOT and _ABBREVIATED.search(text, max(start, end - 8), end):
             continue
-        yield from _pieces(text, start, end)
+        if end - start > _LONGEST_SENTENCE:
+            yield from _pieces(text, start, end)
+        elif piece := text[start:end].strip():
+            yield piece
         start = end
     yield from _pieces(text, start, len(text))
 
@@ -154,11 +168,13 @@ def content(words: Collection[str]) -> set[str]:
     return {stem(word) for word in words if word not in STOPWORDS}
 
 
-def is_english(words: Collection[str]) -> bool:
-    """Whether these distinct or running words are English beyond doubt."""
-    named = [word for word in words if word.isalpha()]
-    sure = sum(word in _ENGLISH for word in named)
-    likely = sum(word in STOPWORDS for word in named)
-    if not sure or not likely:
+def is_english(words: set[str]) -> bool:
+    """Whether these distinct words are English beyond doubt."""
+    sure = len(words & _ENGLISH)
+    likely = len(words & STOPWORDS)
+    if not sure:
         return False
-    return likely >= min((_SHARE_OF_MANY if sure > 1 else _SHARE) * len(named), _ENOUGH)
+    share = _SHARE_OF_MANY if sure > 1 else _SHARE
+    if likely >= min(share * len(words), _ENOUGH):
+        return True  # with all that are no words among them
+    return likely >= share * sum(word.isalpha() for word in words)
