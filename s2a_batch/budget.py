@@ -133,14 +133,12 @@ class Spending:
 
     def _look(self) -> None:
         caps, spent = self._caps, self._spent
-        for name, amount in (
-            ("max_requests", spent.requests),
-            ("max_tokens", spent.tokens),
-            ("max_cost_usd", spent.cost_usd),
-        ):
-            cap = getattr(caps, name)
-            if cap is not None and amount >= cap:
-                self._reach(f"{name} = {cap}")
+        if caps.max_requests is not None and spent.requests >= caps.max_requests:
+            self._reach(f"max_requests = {caps.max_requests}")
+        if caps.max_tokens is not None and spent.tokens >= caps.max_tokens:
+            self._reach(f"max_tokens = {caps.max_tokens}")
+        if caps.max_cost_usd is not None and spent.cost_usd >= caps.max_cost_usd:
+            self._reach(f"max_cost_usd = {caps.max_cost_usd}")
 
     def _reach(self, cap: str) -> None:
         if self._reached is None:

@@ -43,6 +43,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; ends the process with an exit status of the README's table."""
+    _open_streams()
     _speak_utf8()
     os.umask(0o077)  # all that is written holds prompts; a umask of 0 opens it to all, one of 0177 locks us out
     try:
@@ -70,6 +71,15 @@ def _end(error: Exception) -> NoReturn:
     with contextlib.suppress(OSError):
         sys.stderr.write(Mask(secrets_in(os.environ)).text(traceback.format_exc()))
     sys.exit(_BUG_STATUS)
+
+
+def _open_streams() -> None:
+    """Leave no place of a standard stream to a file or a connection, which would get what is meant for the stream."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # at the lowest free place, which is this one
 
 
 def _speak_utf8() -> None:

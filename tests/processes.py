@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -72,8 +72,9 @@ class Program:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it as a power cut would, and wait until it is gone."""
-        self.send(signal.SIGKILL)
+        """End it as a power cut would, if it has not ended, and wait until it is gone."""
+        with suppress(ProcessLookupError):
+            self.send(signal.SIGKILL)
         self.wait()
 
     def wait(self, within_s: float = 60) -> Done:

@@ -148,7 +148,7 @@ def test_an_answer_restates_when_it_has_the_words_of_the_question_and_no_other(a
     ("context", "query"),
     [
         ("Ann has 3 cats.", "How many cats has she?"),
-        ("Anna hat drei Katzen.", "Wie viele Katzen hat sie?"),
+        ("Anna hat drei Katzen.", "Wie viele Katzen hat Anna?"),
         ("他有三只猫。", "他有几只猫？"),
         ("Ann has 3 cats.", "And so?"),
     ],
