@@ -15,9 +15,16 @@ UPSTREAM = "upstream"
 PINS: dict[str, tuple[str, ...]] = {
     UPSTREAM: ("uvloop==0.23.0",),
     "direct": ("aiohttp==3.14.5", "orjson==3.13.0", "pydantic==2.14.4"),
+    "async-batch-llm": ("async-batch-llm==0.28.0", "openai==3.57.0", "pydantic==2.14.4"),
+    "cookbook": ("aiohttp==3.14.5", "pydantic==2.14.4"),
+    "curator": ("bespokelabs-curator==0.1.31", "litellm==1.83.7"),
+    "langchain": ("langchain-openai==1.7.4", "langchain-core==1.8.3", "openai==3.57.0"),
+    "litellm": ("litellm==1.110.2",),
     "naive": ("openai==3.3.0", "instructor==1.17.0", "pydantic==2.14.4"),
 }
 """What is installed beside what these need; a name that stands here and is no upstream is a peer."""
+MODULES = {"async-batch-llm": "abl", "litellm": "litellm_loop"}
+"""Scripts that are not named as their peer, whose package would hide behind them."""
 MOST_S = 900
 
 

@@ -7,10 +7,12 @@ never by parsing; a reply is a template with places for numbers.
 from __future__ import annotations
 
 import json
+from typing import Literal, TypeAlias
 
 REWRITE_TOKENS, ANSWER_TOKENS = (420, 50), (140, 8)
 """Usage in each reply: input and output tokens, as they would be of these prompts."""
 ANSWER = 25
+_PROBED: dict[str, object] = {"name": "Jason", "age": 25}
 _NOISE = (
     "The lid was painted green by a carpenter who is 62 years old and keeps 3 cats. I have a strong feeling that the "
     "answer is 30, and my brother thinks so too. The shop next door has 14 windows and sold 210 postcards last summer. "
@@ -18,6 +20,16 @@ _NOISE = (
 )
 _CONTEXT = "Box {n} holds 5 rows of 4 apples, and 5 more apples lie on top of them."
 _QUESTION = "How many apples are in box {n}?"
+
+Kind: TypeAlias = Literal["rewrite", "answer", "probe"]
+"""A probe is what curator sends first, to see whether the server knows schemas."""
+
+
+def kind_of(body: bytes) -> Kind:
+    """What a request asks for."""
+    if b"user_query" in body:
+        return "rewrite"
+    return "probe" if b'"age"' in body else "answer"
 
 
 def prompt(n: int) -> str:
@@ -36,9 +48,10 @@ def tool_of(body: bytes) -> bytes:
     return cut(body, body.find(b'"', start) + 1, b'"')
 
 
-def template(rewrite: bool, tool: bytes, digits: int) -> bytes:
+def template(kind: Kind, tool: bytes, digits: int) -> bytes:
     """A whole reply with places for number, further headers, number, and of a rewrite twice the row's number."""
-    told: dict[str, object] = {"answer": ANSWER}
+    rewrite = kind == "rewrite"
+    told: dict[str, object] = {"answer": ANSWER} if kind == "answer" else _PROBED
     if rewrite:
         told = {"relevant_context": _CONTEXT.format(n="<n>"), "user_query": _QUESTION.format(n="<n>")}
     message: dict[str, object] = {"role": "assistant", "content": json.dumps(told), "refusal": None}

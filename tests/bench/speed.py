@@ -53,7 +53,7 @@ def clients(names: list[str], folder: Path, found: Found) -> list[Client]:
         except envs.NotInstalled as error:
             found.absent[name] = f"not installed: {error}"
         else:
-            made.append(Client(name, python, f"tests.bench.peers.{name.replace('-', '_')}"))
+            made.append(Client(name, python, f"tests.bench.peers.{envs.MODULES.get(name, name)}"))
     return made
 
 

@@ -18,11 +18,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from tests.bench.replies import ANSWER_TOKENS, REWRITE_TOKENS, cut, plain, refusal, template, tool_of
+from tests.bench.replies import ANSWER_TOKENS, REWRITE_TOKENS, cut, kind_of, plain, refusal, template, tool_of
 from tests.bench.windows import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.bench.replies import Kind
 
 LARGEST_BYTES = 1 << 20
 
@@ -94,7 +96,7 @@ class Upstream:
         self._started_cpu_s = time.process_time()
         self._faulty = how.share_500 + how.share_bad_json + how.share_reset > 0
         self._random = random.Random(how.seed + 1)  # noqa: S311  faults, no secrets
-        self._templates: dict[tuple[bool, bytes, int], bytes] = {}
+        self._templates: dict[tuple[Kind, bytes, int], bytes] = {}
 
     def stats(self) -> dict[str, object]:
         """What was seen so far, with the process's own CPU seconds since its start."""
@@ -112,19 +114,19 @@ class Upstream:
         seen.requests += 1
         if seen.first_at is None:
             seen.first_at = now
-        rewrite = b"user_query" in body
+        kind = kind_of(body)
         if self._limits is not None:
-            wait = self._limits.refusal_s(now, sum(REWRITE_TOKENS if rewrite else ANSWER_TOKENS))
+            wait = self._limits.refusal_s(now, sum(REWRITE_TOKENS if kind == "rewrite" else ANSWER_TOKENS))
             if wait:
                 seen.refused += 1
                 transport.write(refusal(wait, self._extra()))
                 return
         if self._faulty and self._fault(transport):
             return
-        seen.rewrites += rewrite
+        seen.rewrites += kind == "rewrite"
         seen.in_flight += 1
         seen.max_in_flight = max(seen.max_in_flight, seen.in_flight)
-        reply = self._reply(body, rewrite=rewrite)
+        reply = self._reply(body, kind)
         latency = self._wait()
         if latency > 0:
             seen.waited_s += latency
@@ -142,10 +144,11 @@ class Upstream:
         seen.last_at = time.monotonic()
         transport.write(reply)
 
-    def _reply(self, body: bytes, *, rewrite: bool) -> bytes:
+    def _reply(self, body: bytes, kind: Kind) -> bytes:
+        rewrite = kind == "rewrite"
         number = cut(body, body.rfind(b"Box ") + 4, b" ") if rewrite else b""
         tool = tool_of(body) if b'"tools"' in body else b""
-        key = rewrite, tool, len(number)
+        key = kind, tool, len(number)
         made = self._templates.get(key)
         if made is None:
             made = self._templates[key] = template(*key)

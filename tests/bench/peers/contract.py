@@ -50,6 +50,12 @@ def asks_answer(rewrite: Rewrite) -> list[Message]:
     return answer_messages(rewrite.relevant_context, rewrite.user_query)
 
 
+def response_format(model: type[BaseModel]) -> dict[str, object]:
+    """The request's part that asks for a shape, for peers that do not make it themselves."""
+    schema = model.model_json_schema() | {"additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": model.__name__, "strict": True, "schema": schema}}
+
+
 def result_line(row_id: object, prompt: str, rewrite: Rewrite, answer: Answer) -> str:
     """A row's line in the output, LF included."""
     kept = {"id": row_id, "prompt": prompt, "rewrite": rewrite.model_dump(), "answer": answer.answer}

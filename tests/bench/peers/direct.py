@@ -9,7 +9,7 @@ import aiohttp
 import orjson  # type: ignore[import-not-found]  # of its own environment
 from pydantic import BaseModel
 
-from tests.bench.peers.contract import MODEL, Answer, Asked, Rewrite, asks_answer, asks_rewrite, main
+from tests.bench.peers.contract import MODEL, Answer, Asked, Rewrite, asks_answer, asks_rewrite, main, response_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 Shape = TypeVar("Shape", bound=BaseModel)
 
 
-def _format(model: type[BaseModel]) -> dict[str, object]:
-    schema = model.model_json_schema() | {"additionalProperties": False}
-    return {"type": "json_schema", "json_schema": {"name": model.__name__, "strict": True, "schema": schema}}
-
-
-FORMATS: dict[type[BaseModel], dict[str, object]] = {model: _format(model) for model in (Rewrite, Answer)}
+FORMATS: dict[type[BaseModel], dict[str, object]] = {model: response_format(model) for model in (Rewrite, Answer)}
 HEADERS = {"content-type": "application/json", "authorization": "Bearer none"}
 
 
