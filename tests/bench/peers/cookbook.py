@@ -80,7 +80,7 @@ class _Pass:
             if "error" in found:
                 if "rate limit" in found["error"].get("message", "").lower():
                     self.refused_at = time.time()
-                raise ValueError(found["error"])
+                raise ValueError(found["error"])  # noqa: TRY301  as the script does
             self.done.append((label, found))
         except (aiohttp.ClientError, ValueError):
             if left:
