@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tests.bench.child import on_core, serving, spend
 from tests.bench.reckon import Run
 from tests.bench.replies import ANSWER, prompt
+from tests.bench.tables import OURS
 from tests.bench.upstream import Behaviour
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from tests.bench.child import Spent
     from tests.bench.upstream import Seen
-
-OURS = "s2a-batch"
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Client:
         module: A peer's script; None: our own program.
     """
 
-    name: str
+    name: str = OURS
     python: Path | str = sys.executable
     module: str | None = None
     environ: dict[str, str] = field(default_factory=dict)

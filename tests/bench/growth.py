@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 from s2a_batch.job import Job
 from s2a_batch.keys import line_hash
 from tests.bench.child import on_core, serving, spend
-from tests.bench.clients import OURS, Client, Load, Machine, answered, judged, write_rows
+from tests.bench.clients import Client, Load, Machine, answered, judged, write_rows
 from tests.bench.reckon import Run, cpu_ms_a_row, table
 from tests.bench.replies import prompt
 from tests.bench.speed import FEW_ROWS, cores, machine_in_a_line, upstream_python
+from tests.bench.tables import OURS, problem_of
 from tests.bench.upstream import Behaviour
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 SWEEP_LATENCY = "0.02"
 """So that many requests are really open; without latency each is answered before the next is sent."""
 STARTS = 5
-US = Client(OURS)
+US = Client()
 LONGEST_S = 7200.0
 
 
@@ -72,7 +73,7 @@ class Bench:
             few = self.run(f"open {number}, few", replace(load, rows=FEW_ROWS))
             runs = self.run(f"open {number}", load)
             most = max(run.max_in_flight for run in runs)
-            lines.append([str(number), *_cells(runs, few)[:-1], str(most), _problem(runs)])
+            lines.append([str(number), *_cells(runs, few)[:-1], str(most), problem_of(runs)])
         return table(["may be open", "CPU ms/row", "rows/s", "peak MiB", "were open", "note"], lines)
 
     def start_up(self) -> str:
@@ -132,7 +133,7 @@ class Bench:
         for number in numbers:
             runs = self.run(f"processes {number}", Load(rows, self.open_requests, settings=f"processes = {number}"))
             rate = median(run.rows / run.span_s for run in runs)
-            lines.append([str(number), f"{rate:.0f}", f"{median(run.cpu_s for run in runs):.1f}", _problem(runs)])
+            lines.append([str(number), f"{rate:.0f}", f"{median(run.cpu_s for run in runs):.1f}", problem_of(runs)])
         return table(["processes", "rows/s", "CPU s", "note"], lines)
 
 
@@ -147,11 +148,7 @@ def as_row(pattern: bytes, key: bytes, line: bytes, n: int) -> bytes:
 def _cells(runs: list[Run], few: list[Run]) -> list[str]:
     cost = median(cpu_ms_a_row(full, short) for full, short in zip(runs, few, strict=True))
     rate = median(run.rows / run.span_s for run in runs)
-    return [f"{cost:.2f}", f"{rate:.0f}", f"{max(run.peak_rss_kib for run in runs) / 1024:.0f}", _problem(runs + few)]
-
-
-def _problem(runs: list[Run]) -> str:
-    return next((run.problem for run in runs if run.problem), "")
+    return [f"{cost:.2f}", f"{rate:.0f}", f"{max(run.peak_rss_kib for run in runs) / 1024:.0f}", problem_of(runs + few)]
 
 
 def main() -> None:

@@ -10,43 +10,26 @@ A peer that cannot be installed, fails, or does not answer every row is in the t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, TypeAlias
 
 from tests.bench import envs
-from tests.bench.clients import OURS, Client, Load, Machine
-from tests.bench.reckon import Run, cpu_ms_a_row, ratio, share_of_allowed, share_of_ideal, start_cpu_s, table
+from tests.bench.clients import Client, Load, Machine
+from tests.bench.tables import LATENCY_OPEN, LATENCY_S, PER_MINUTE, Found, readme, report
 from tests.bench.upstream import Behaviour
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 FEW_ROWS = 50
-LATENCY_S, LATENCY_OPEN = 0.2, 256
-PER_MINUTE = 6000.0
-Rounds: TypeAlias = dict[str, list[Run]]
-
-
-@dataclass
-class Found:
-    """All runs of a bench, by scenario and client, and the peers that could not be made."""
-
-    rounds: dict[str, Rounds] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
 
 
 def clients(names: list[str], folder: Path, found: Found) -> list[Client]:
     """Ours and the peers, with their environments."""
-    made = [Client(OURS)]
+    made = [Client()]
     for name in names:
         try:
             python = envs.python_of(name, folder)
@@ -83,92 +66,6 @@ def play(scenario: str, load: Load, stand: Stand, found: Found) -> None:
             print(f"{scenario}, round {number + 1}, {client.name}: {said}", file=sys.stderr, flush=True)
 
 
-def cpu_table(found: Found, open_requests: int) -> str:
-    """CPU a row and start-up with so many open requests."""
-    full, few = found.rounds[f"cpu {open_requests}"], found.rounds[f"few {open_requests}"]
-
-    def costs(name: str) -> list[float]:
-        return [cpu_ms_a_row(one, short) for one, short in zip(full[name], few[name], strict=True)]
-
-    ours = costs(OURS)
-    lines = []
-    for name, runs in full.items():
-        if problem := _problem([*runs, *few[name]]):
-            lines.append([name, *[""] * 6, problem])
-            continue
-        starts = [start_cpu_s(one, short) for one, short in zip(runs, few[name], strict=True)]
-        first = median(run.start_s or 0.0 for run in few[name])
-        rate = median(run.rows / run.span_s for run in runs)
-        rss = max(run.peak_rss_kib for run in runs) / 1024
-        cells = [f"{median(costs(name)):.2f}", f"{ratio(costs(name), ours):.2f}", f"{rate:.0f}"]
-        lines.append([name, *cells, f"{median(starts):.2f}", f"{first:.2f}", f"{rss:.0f}", ""])
-    head = ["client", "CPU ms/row", "x ours", "rows/s", "start CPU s", "first request s", "peak MiB", "note"]
-    return table(head, lines + _absent(found, len(head)))
-
-
-def latency_table(found: Found) -> str:
-    """How much of the possible speed is reached with a slow model."""
-
-    def share(run: Run) -> float:
-        return share_of_ideal(run, LATENCY_S, LATENCY_OPEN)
-
-    return _share_table(found, "latency", "share of ideal", share, lambda run: f"{run.max_in_flight} open at most")
-
-
-def limit_table(found: Found) -> str:
-    """How much of the limit is used, and how often it was broken."""
-
-    def share(run: Run) -> float:
-        return share_of_allowed(run, PER_MINUTE)
-
-    return _share_table(found, "limit", "share of allowed", share, lambda run: f"{run.refused} refusals (429)")
-
-
-def _share_table(
-    found: Found, scenario: str, title: str, share: Callable[[Run], float], note: Callable[[Run], str]
-) -> str:
-    lines = []
-    for name, runs in found.rounds[scenario].items():
-        if any(run.served == 0 for run in runs):
-            lines.append([name, "", "", "", _problem(runs)])
-            continue
-        worst = max(runs, key=lambda run: (run.refused, -run.max_in_flight))
-        notes = [note(worst), _problem(runs)]
-        shown = f"{median(share(run) for run in runs):.3f}"
-        seconds, cpu_s = median(run.span_s for run in runs), median(run.cpu_s for run in runs)
-        lines.append([name, shown, f"{seconds:.1f}", f"{cpu_s:.1f}", "; ".join(filter(None, notes))])
-    head = ["client", title, "seconds", "CPU s", "note"]
-    return table(head, lines + _absent(found, len(head)))
-
-
-def _problem(runs: list[Run]) -> str:
-    return next((run.problem for run in runs if run.problem), "")
-
-
-def _absent(found: Found, width: int) -> list[list[str]]:
-    return [[name, *[""] * (width - 2), why] for name, why in found.absent.items()]
-
-
-def report(found: Found, open_requests: list[int], command: str) -> str:
-    """All tables, with what they were measured with."""
-    parts = [f"{datetime.now(UTC):%Y-%m-%d}, {machine_in_a_line()}: `{command}`"]
-    for number in open_requests:
-        parts.append(f"CPU of a row, {number} open requests, no latency:\n\n{cpu_table(found, number)}")
-        if "direct" in found.rounds[f"cpu {number}"]:
-            parts[-1] += f"\n\nOurs is {_against_floor(found, number):.2f} times the direct loop."
-    if "latency" in found.rounds:
-        parts.append(f"{LATENCY_S:g} s latency, {LATENCY_OPEN} open requests:\n\n{latency_table(found)}")
-    if "limit" in found.rounds:
-        parts.append(f"A limit of {PER_MINUTE:.0f} requests a minute, held by the second:\n\n{limit_table(found)}")
-    return "\n\n".join(parts)
-
-
-def _against_floor(found: Found, open_requests: int) -> float:
-    full, few = found.rounds[f"cpu {open_requests}"], found.rounds[f"few {open_requests}"]
-    costs = {n: [cpu_ms_a_row(a, b) for a, b in zip(full[n], few[n], strict=True)] for n in (OURS, "direct")}
-    return ratio(costs[OURS], costs["direct"])
-
-
 def machine_in_a_line() -> str:
     """System, processor count and Python; nothing that names the machine."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -176,7 +73,7 @@ def machine_in_a_line() -> str:
 
 def without_places(words: list[str]) -> list[str]:
     """A command line without what names a place on this machine."""
-    kept = re.sub(r"--(envs|json)[ =]\S+ ?", "", " ".join(words))
+    kept = re.sub(r"--readme|--(envs|json)[ =]\S+", "", " ".join(words))
     return kept.split()
 
 
@@ -199,7 +96,8 @@ def upstream_python(folder: Path) -> Path | str:
 
 def measure(args: argparse.Namespace, folder: Path) -> Found:
     """Run all scenarios that were asked for."""
-    found = Found()
+    words = " ".join(["python -m tests.bench.speed", *without_places(sys.argv[1:])])
+    found = Found(f"{datetime.now(UTC):%Y-%m-%d}, {machine_in_a_line()}: `{words}`")
     client_core, upstream_core = cores(args.cores)
     machine = Machine(client_core, upstream_core, upstream_python(folder))
     stand = Stand(clients(args.peers, folder, found), args.rounds, machine)
@@ -231,17 +129,21 @@ def main() -> None:
     parser.add_argument("--cores", default="0,1", help="the client's and the upstream's")
     parser.add_argument("--envs", type=Path, help="where the peers' environments are kept; default: a temporary folder")
     parser.add_argument("--json", type=Path, help="where all runs go")
-    parser.add_argument("--readme", action="store_true", help="print the tables alone, as the README has them")
+    parser.add_argument("--readme", action="store_true", help="print one table, as the README has it")
+    parser.add_argument("--from", type=Path, dest="shown", metavar="JSON", help="measure nothing, show these runs")
     args = parser.parse_args()
     if unknown := set(args.peers) - set(peers):
         parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(peers)}")
-    with tempfile.TemporaryDirectory(prefix="s2a-bench-envs-") as temporary:
-        found = measure(args, args.envs or Path(temporary))
+    if args.shown is not None:
+        found = Found.load(args.shown)
+    else:
+        with tempfile.TemporaryDirectory(prefix="s2a-bench-envs-") as temporary:
+            found = measure(args, args.envs or Path(temporary))
     if args.json is not None:
-        runs = {name: {c: [asdict(r) for r in rs] for c, rs in kept.items()} for name, kept in found.rounds.items()}
-        args.json.write_text(json.dumps({"machine": machine_in_a_line(), "absent": found.absent, "runs": runs}))
-    command = " ".join(["python -m tests.bench.speed", *without_places(sys.argv[1:])])
-    print(report(found, args.open if "cpu" in args.scenarios else [], command))
+        found.save(args.json)
+    if args.readme:
+        print(report(found), file=sys.stderr)
+    print(readme(found) if args.readme else report(found))
 
 
 if __name__ == "__main__":
