@@ -96,7 +96,8 @@ class Bench:
                 folder = Path(temporary)
                 self._finish(folder, count)
                 for n, state in enumerate(("nothing known of the files", "as the last run left it")):
-                    run = self.keep(f"finished {count}, {state}", [self._go_on(folder, count + (n + 1) * FEW_ROWS)])[0]
+                    went_on = self._asked_again(self._go_on(folder, count + (n + 1) * FEW_ROWS))
+                    run = self.keep(f"finished {count}, {state}", [went_on])[0]
                     start = "" if run.start_s is None else f"{run.start_s:.2f}"
                     peak = f"{run.peak_rss_kib / 1024:.0f}"
                     lines.append([f"{count:,}", state, start, f"{run.cpu_s:.2f}", peak, run.problem])
@@ -124,6 +125,11 @@ class Bench:
         ):
             spent = spend(US.command(folder, upstream.base_url, load), folder, within_s=load.within_s)
             return judged(OURS, rows, spent, upstream.seen(), answered(US.output(folder)))
+
+    def _asked_again(self, run: Run) -> Run:
+        """A run that asked for finished rows too is no result."""
+        more = run.served - 2 * FEW_ROWS
+        return replace(run, problem=f"{more} requests for finished rows") if more and not run.problem else run
 
     def by_processes(self, numbers: Iterable[int], rows: int) -> str:
         """Rows a second against the number of processes; nothing to say while a job knows none."""
