@@ -66,6 +66,8 @@ def spend(
         watchdog.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     out_text, err_text = (path.read_text("utf-8", "replace") for path in outputs)
+    if time.monotonic() - began >= within_s:
+        err_text += f"\nkilled after {within_s:g} s"
     seconds, cpu_s = time.monotonic() - began, used.ru_utime + used.ru_stime
     return Spent(began, seconds, cpu_s, used.ru_maxrss, process.returncode, out_text, err_text)
 

@@ -23,8 +23,6 @@ PINS: dict[str, tuple[str, ...]] = {
     "naive": ("openai==3.3.0", "instructor==1.17.0", "pydantic==2.14.4"),
 }
 """What is installed beside what these need; a name that stands here and is no upstream is a peer."""
-MODULES = {"async-batch-llm": "abl", "litellm": "litellm_loop"}
-"""Scripts that are not named as their peer, whose package would hide behind them."""
 MOST_S = 900
 
 

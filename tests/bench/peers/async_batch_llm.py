@@ -1,6 +1,6 @@
 """async-batch-llm: two streams, the second fed by the first; each has half of what may be open, and of the limit.
 
-It estimates tokens of text alone, so a prompt is one text and the instructions are the model's.
+Its cooldown after a refusal is set to 1 s; the default of 300 s would stall it. A prompt is one text, as it wants it.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from async_batch_llm import ProcessorConfig, llm, process_stream, pydantic_json_parser
+from async_batch_llm import ProcessorConfig, RateLimitConfig, llm, process_stream, pydantic_json_parser
 
 from tests.bench.peers.contract import (
     MODEL,
@@ -46,6 +46,7 @@ async def _run(asked: Asked) -> None:
         concurrency=max(1, asked.open_requests // 2),
         max_requests_per_minute=limit,
         quota_burst_seconds=None if limit is None else 1.0,
+        rate_limit=RateLimitConfig(cooldown_seconds=1.0),
         max_queue_size=1000,
         max_result_queue_size=1000,
     )
