@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from s2a_batch.checks import Original, judge_rewrite
 from s2a_batch.records import Rewrite
-from tests.bench.child import Spent, serving
+from tests.bench.child import Spent, serving, spend
 from tests.bench.clients import Client, Load, answered, judged
 from tests.bench.growth import as_row
 from tests.bench.reckon import Run, cpu_ms_a_row, ratio, share_of_allowed, share_of_ideal, start_cpu_s, table
 from tests.bench.replies import ANSWER, prompt, template
-from tests.bench.speed import rotated, without_places
+from tests.bench.speed import arguments, command_in_words, rotated
 from tests.bench.tables import Found, readme, report
 from tests.bench.upstream import Behaviour, Connection, Seen, Upstream
 from tests.bench.windows import Limits, Window
@@ -287,10 +287,13 @@ def test_a_table_lines_up() -> None:
     assert table(["a", "bb"], [["long", "1"]]) == "| a    | bb |\n| ---- | -: |\n| long |  1 |"
 
 
-def test_the_command_in_a_table_names_no_place() -> None:
-    """What goes into the README must work for whoever reads it."""
-    words = ["--rows", "9", "--json", "some/where.json", "--envs=here", "--readme", "--open", "64"]
-    assert without_places(words) == ["--rows", "9", "--open", "64"]
+def test_the_command_in_a_table_says_what_differs_and_names_no_place() -> None:
+    """What goes into the README must work for whoever reads it, and say when less was measured than usual."""
+    parser = arguments()
+    said = command_in_words(parser, parser.parse_args(["--json", "some/where.json", "--envs=here", "--readme"]))
+    assert said == "`python -m tests.bench.speed`"
+    said = command_in_words(parser, parser.parse_args(["--rows", "9", "--open", "64,65"]))
+    assert said == "`python -m tests.bench.speed` with rows 9; open 64, 65"
 
 
 def test_each_round_begins_with_another_client() -> None:
@@ -307,7 +310,7 @@ def test_a_copied_result_is_the_line_of_its_own_row() -> None:
 
 
 def test_only_right_answers_count(tmp_path: Path) -> None:
-    """A client that answers wrong, twice, or not at all has not done the row."""
+    """A client that answers wrong, twice, or in half a line has not done the row."""
     path = tmp_path / "out.jsonl"
     path.write_text(
         '{"id":1,"answer":25}\n{"id":1,"answer":25}\n{"id":2,"answer":24}\n{"id":3,"answer":{"answer":25}}\n'
@@ -339,6 +342,13 @@ def test_a_client_that_loses_rows_says_so() -> None:
     assert (run.start_s, run.span_s, run.cpu_s, run.served, run.refused) == (1.5, 1.0, 1.5, 5, 1)
     assert judged("naive", 3, spent, seen, 3).problem == ""
     assert judged("naive", 3, replace(spent, status=-9), seen, 3).problem == "exit status -9: no output"
+
+
+def test_a_client_that_hangs_is_ended(tmp_path: Path) -> None:
+    """One peer that stalls must not cost the night in which all others were to be measured."""
+    spent = spend(["sh", "-c", "echo begun >&2; sleep 600 & wait"], tmp_path, within_s=0.2)
+    assert (spent.status, spent.err) == (-9, "begun\n\nkilled after 0.2 s")
+    assert judged("naive", 1, spent, Seen(), 0).problem == "exit status -9: killed after 0.2 s"
 
 
 def test_a_client_that_fails_says_why() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
@@ -60,16 +60,27 @@ def spend(
             env=ENVIRON | {"PYTHONPATH": str(ROOT), "HOME": str(folder)} | (environ or {}),
             start_new_session=True,
         )
-        watchdog = threading.Timer(within_s, os.killpg, (process.pid, signal.SIGKILL))
+        watchdog = threading.Timer(within_s, _end, (process.pid,))
         watchdog.start()
-        _, status, used = os.wait4(process.pid, 0)
-        watchdog.cancel()
+        try:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its id stays taken until it is reaped below
+        finally:
+            watchdog.cancel()
+            watchdog.join()
+            _end(process.pid)
+            _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     out_text, err_text = (path.read_text("utf-8", "replace") for path in outputs)
     if time.monotonic() - began >= within_s:
         err_text += f"\nkilled after {within_s:g} s"
     seconds, cpu_s = time.monotonic() - began, used.ru_utime + used.ru_stime
     return Spent(began, seconds, cpu_s, used.ru_maxrss, process.returncode, out_text, err_text)
+
+
+def _end(pid: int) -> None:
+    """End a process and all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,18 +18,10 @@ from tests.bench.upstream import Behaviour
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from contextlib import AbstractContextManager
 
-    from tests.bench.child import Spent
+    from tests.bench.child import Serving, Spent
     from tests.bench.upstream import Seen
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where all runs: the client's core, the upstream's, and its interpreter. None: anywhere."""
-
-    client_core: int | None = None
-    upstream_core: int | None = None
-    upstream_python: Path | str = sys.executable
 
 
 @dataclass(frozen=True)
@@ -40,6 +33,20 @@ class Load:
     behaviour: Behaviour = field(default_factory=Behaviour)
     within_s: float = 900.0
     settings: str = ""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where all runs: the client's core, the upstream's, and its interpreter. None: anywhere."""
+
+    client_core: int | None = None
+    upstream_core: int | None = None
+    upstream_python: Path | str = sys.executable
+
+    def upstream(self, load: Load) -> AbstractContextManager[Serving]:
+        """The upstream for a load, on its core, for as long as the load may take."""
+        seconds = load.within_s + 60
+        return serving(load.behaviour, core=self.upstream_core, python=self.upstream_python, seconds=seconds)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Client:
             folder = Path(temporary)
             write_rows(folder / "in.jsonl", range(load.rows))
             with (
-                serving(load.behaviour, core=machine.upstream_core, python=machine.upstream_python) as upstream,
+                machine.upstream(load) as upstream,
                 on_core(machine.client_core),
             ):
                 command = self.command(folder, upstream.base_url, load)
@@ -103,9 +110,14 @@ def answered(output: Path) -> int:
     """How many different rows have the right answer in an output."""
     if not output.exists():
         return 0
-    with output.open() as lines:
-        found = (json.loads(line) for line in lines)
-        return len({line["id"] for line in found if line["answer"] in (ANSWER, {"answer": ANSWER})})
+    right = set()
+    with output.open("rb") as lines:
+        for line in lines:
+            with suppress(ValueError):  # the last one of a client that was killed
+                found = json.loads(line)
+                if found["answer"] in (ANSWER, {"answer": ANSWER}):
+                    right.add(found["id"])
+    return len(right)
 
 
 def judged(name: str, rows: int, spent: Spent, seen: Seen, right: int) -> Run:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from tests.bench.clients import Client, Load, Machine
 from tests.bench.tables import LATENCY_OPEN, LATENCY_S, PER_MINUTE, Found, readme, report
 from tests.bench.upstream import Behaviour
 
+PEERS = [name for name in envs.PINS if name != envs.UPSTREAM]
+SCENARIOS = ["cpu", "latency", "limit"]
 FEW_ROWS = 50
 LIMIT_WITHIN_S = 300.0
 """A client that takes this long under a limit has stalled: 2,000 rows need 40 s."""
@@ -50,11 +51,12 @@ def rotated(all_clients: list[Client], round_number: int) -> list[Client]:
 
 @dataclass(frozen=True)
 class Stand:
-    """What all scenarios are run with."""
+    """What all scenarios are run with; `kept` is the file that gets all runs after each scenario."""
 
     clients: list[Client]
     rounds: int
     machine: Machine
+    kept: Path | None
 
 
 def play(scenario: str, load: Load, stand: Stand, found: Found) -> None:
@@ -66,6 +68,8 @@ def play(scenario: str, load: Load, stand: Stand, found: Found) -> None:
             kept[client.name].append(run)
             said = run.problem or f"{run.span_s:.1f} s, CPU {run.cpu_s:.1f} s"
             print(f"{scenario}, round {number + 1}, {client.name}: {said}", file=sys.stderr, flush=True)
+    if stand.kept is not None:
+        found.save(stand.kept)
 
 
 def machine_in_a_line() -> str:
@@ -73,10 +77,15 @@ def machine_in_a_line() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def without_places(words: list[str]) -> list[str]:
-    """A command line without what names a place on this machine."""
-    kept = re.sub(r"--readme|--(envs|json)[ =]\S+", "", " ".join(words))
-    return kept.split()
+def command_in_words(parser: argparse.ArgumentParser, args: argparse.Namespace) -> str:
+    """The command, and in words what was asked for besides; without what names a place on this machine."""
+    given = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
+    asked = [
+        f"{name.replace('_', ' ')} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in given.items()
+        if name not in {"envs", "json", "readme", "shown"}
+    ]
+    return "`python -m tests.bench.speed`" + (f" with {'; '.join(asked)}" if asked else "")
 
 
 def cores(text: str) -> tuple[int | None, int | None]:
@@ -96,13 +105,12 @@ def upstream_python(folder: Path) -> Path | str:
         return sys.executable
 
 
-def measure(args: argparse.Namespace, folder: Path) -> Found:
+def measure(args: argparse.Namespace, folder: Path, words: str) -> Found:
     """Run all scenarios that were asked for."""
-    words = " ".join(["python -m tests.bench.speed", *without_places(sys.argv[1:])])
-    found = Found(f"{datetime.now(UTC):%Y-%m-%d}, {machine_in_a_line()}: `{words}`")
+    found = Found(f"{datetime.now(UTC):%Y-%m-%d}, {machine_in_a_line()}: {words}")
     client_core, upstream_core = cores(args.cores)
     machine = Machine(client_core, upstream_core, upstream_python(folder))
-    stand = Stand(clients(args.peers, folder, found), args.rounds, machine)
+    stand = Stand(clients(args.peers, folder, found), args.rounds, machine, args.json)
     if "cpu" in args.scenarios:
         for number in args.open:
             play(f"few {number}", Load(FEW_ROWS, number), stand, found)
@@ -117,16 +125,14 @@ def measure(args: argparse.Namespace, folder: Path) -> Found:
     return found
 
 
-def main() -> None:
-    """Run it as the command line says."""
-    peers = [name for name in envs.PINS if name != envs.UPSTREAM]
-    scenarios = ["cpu", "latency", "limit"]
+def arguments() -> argparse.ArgumentParser:
+    """What the command line may say."""
     parser = argparse.ArgumentParser(description="Ours beside its peers.")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--open", type=lambda text: [int(n) for n in text.split(",")], default=[64, 256])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", type=lambda text: [n for n in text.split(",") if n], default=peers, help=str(peers))
-    parser.add_argument("--scenarios", type=lambda text: text.split(","), default=scenarios, help=str(scenarios))
+    parser.add_argument("--peers", type=lambda text: [n for n in text.split(",") if n], default=PEERS, help=str(PEERS))
+    parser.add_argument("--scenarios", type=lambda text: text.split(","), default=SCENARIOS, help=str(SCENARIOS))
     parser.add_argument("--latency-rows", type=int, default=5000)
     parser.add_argument("--limit-rows", type=int, default=2000)
     parser.add_argument("--cores", default="0,1", help="the client's and the upstream's")
@@ -134,16 +140,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where all runs go")
     parser.add_argument("--readme", action="store_true", help="print one table, as the README has it")
     parser.add_argument("--from", type=Path, dest="shown", metavar="JSON", help="measure nothing, show these runs")
+    return parser
+
+
+def main() -> None:
+    """Run it as the command line says."""
+    parser = arguments()
     args = parser.parse_args()
-    if unknown := set(args.peers) - set(peers):
-        parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(peers)}")
+    if unknown := set(args.peers) - set(PEERS):
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(PEERS)}")
     if args.shown is not None:
         found = Found.load(args.shown)
     else:
         with tempfile.TemporaryDirectory(prefix="s2a-bench-envs-") as temporary:
-            found = measure(args, args.envs or Path(temporary))
-    if args.json is not None:
-        found.save(args.json)
+            found = measure(args, args.envs or Path(temporary), command_in_words(parser, args))
     if args.readme:
         print(report(found), file=sys.stderr)
     print(readme(found) if args.readme else report(found))
