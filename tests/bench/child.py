@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,6 @@ from tests.processes import ENVIRON, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from tests.bench.upstream import Behaviour
 
@@ -33,6 +33,7 @@ class Spent:
         started_at: On the system-wide monotonic clock.
         cpu_s: Its own and that of the children it waited for; `peak_rss_kib` is of the largest of them.
         status: Negative for a signal that ended it.
+        queued_s: How long its main thread was ready to run and others had the core: on a machine of one's own, nothing.
     """
 
     started_at: float
@@ -42,6 +43,7 @@ class Spent:
     status: int
     out: str
     err: str
+    queued_s: float = 0.0
 
 
 def spend(
@@ -64,6 +66,7 @@ def spend(
         watchdog.start()
         try:
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its id stays taken until it is reaped below
+            queued_s = _queued_s(process.pid)
         finally:
             watchdog.cancel()
             watchdog.join()
@@ -74,7 +77,15 @@ def spend(
     if time.monotonic() - began >= within_s:
         err_text += f"\nkilled after {within_s:g} s"
     seconds, cpu_s = time.monotonic() - began, used.ru_utime + used.ru_stime
-    return Spent(began, seconds, cpu_s, used.ru_maxrss, process.returncode, out_text, err_text)
+    return Spent(began, seconds, cpu_s, used.ru_maxrss, process.returncode, out_text, err_text, queued_s)
+
+
+def _queued_s(pid: int) -> float:
+    """0 where the system does not tell."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _end(pid: int) -> None:

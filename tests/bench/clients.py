@@ -142,6 +142,7 @@ def judged(name: str, rows: int, spent: Spent, seen: Seen, right: int) -> Run:
         violations=int(sum(window["violations"] for window in seen.windows.values())),
         max_in_flight=seen.max_in_flight,
         upstream_cpu_s=seen.cpu_s,
+        queued_s=spent.queued_s,
         problem=problem,
         windows=seen.windows,
     )

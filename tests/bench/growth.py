@@ -21,7 +21,7 @@ from s2a_batch.job import Job
 from s2a_batch.keys import line_hash
 from tests.bench.child import on_core, spend
 from tests.bench.clients import Client, Load, Machine, answered, judged, write_rows
-from tests.bench.reckon import Run, cpu_ms_a_row, table
+from tests.bench.reckon import Run, cpu_ms_a_row, said, table
 from tests.bench.replies import prompt
 from tests.bench.speed import FEW_ROWS, cores, machine_in_a_line, upstream_python
 from tests.bench.tables import OURS, problem_of
@@ -52,8 +52,7 @@ class Bench:
     def keep(self, title: str, found: list[Run]) -> list[Run]:
         """Note runs made otherwise."""
         self.runs[title] = found
-        said = "; ".join(run.problem or f"{run.span_s:.1f} s, CPU {run.cpu_s:.1f} s" for run in found)
-        print(f"{title}: {said}", file=sys.stderr, flush=True)
+        print(f"{title}: {'; '.join(map(said, found))}", file=sys.stderr, flush=True)
         return found
 
     def by_rows(self, counts: Iterable[int]) -> str:

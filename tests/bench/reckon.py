@@ -21,6 +21,7 @@ class Run:
         span_s: From the first request to the last reply, as the upstream saw them.
         served: Requests that got a good reply; `refused` those that got a 429.
         upstream_cpu_s: What the upstream itself used.
+        queued_s: How long the client was ready to run and others had its core.
         problem: Why it is no result; empty when it is one.
     """
 
@@ -36,8 +37,15 @@ class Run:
     violations: int = 0
     max_in_flight: int = 0
     upstream_cpu_s: float = 0.0
+    queued_s: float = 0.0
     problem: str = ""
     windows: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def said(run: Run) -> str:
+    """A run in a few words, to watch a bench by."""
+    busy = f", {run.queued_s:.1f} s of them in the queue for a core" if run.queued_s > run.span_s / 20 else ""
+    return run.problem or f"{run.span_s:.1f} s{busy}, CPU {run.cpu_s:.1f} s"
 
 
 def cpu_ms_a_row(full: Run, few: Run) -> float:

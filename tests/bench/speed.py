@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.bench import envs
 from tests.bench.clients import Client, Load, Machine
+from tests.bench.reckon import said
 from tests.bench.tables import LATENCY_OPEN, LATENCY_S, PER_MINUTE, Found, readme, report
 from tests.bench.upstream import Behaviour
 
@@ -66,8 +67,7 @@ def play(scenario: str, load: Load, stand: Stand, found: Found) -> None:
         for client in rotated(stand.clients, number):
             run = client.run(load, stand.machine)
             kept[client.name].append(run)
-            said = run.problem or f"{run.span_s:.1f} s, CPU {run.cpu_s:.1f} s"
-            print(f"{scenario}, round {number + 1}, {client.name}: {said}", file=sys.stderr, flush=True)
+            print(f"{scenario}, round {number + 1}, {client.name}: {said(run)}", file=sys.stderr, flush=True)
     if stand.kept is not None:
         found.save(stand.kept)
 
