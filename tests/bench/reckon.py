@@ -44,7 +44,7 @@ class Run:
 
 def said(run: Run) -> str:
     """A run in a few words, to watch a bench by."""
-    busy = f", {run.queued_s:.1f} s of them in the queue for a core" if run.queued_s > run.span_s / 20 else ""
+    busy = f", waited {run.queued_s:.1f} s for its core" if run.queued_s > run.span_s / 20 else ""
     return run.problem or f"{run.span_s:.1f} s{busy}, CPU {run.cpu_s:.1f} s"
 
 
