@@ -69,8 +69,8 @@ def share_of_ideal(run: Run, latency_s: float, open_requests: int) -> float:
 
 
 def share_of_allowed(run: Run, per_minute: float) -> float:
-    """How much of what the limit allowed in its time a run used with good replies."""
-    return run.served / (per_minute / 60 * run.span_s)
+    """How much of what the limit allowed in its time went into answered rows, two requests each."""
+    return run.answered * 2 / (per_minute / 60 * run.span_s)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

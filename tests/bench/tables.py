@@ -100,7 +100,7 @@ def ideal(runs: list[Run]) -> str:
 
 
 def allowed(runs: list[Run]) -> str:
-    """Share of the limit that was used."""
+    """Share of the limit that went into answered rows."""
     return f"{median(share_of_allowed(run, PER_MINUTE) for run in runs):.3f}"
 
 
@@ -142,7 +142,13 @@ def report(found: Found) -> str:
 def readme(found: Found) -> str:
     """All of it in one table, with the line that says how it was made."""
     head = ["client", *(f"CPU ms a row, {n} open" for n in found.opened)]
-    head += ["x ours", "speed with a slow model", "use of a limit", "refused", "lost rows"]
+    head += [
+        f"x ours, {found.opened[0]} open" if found.opened else "x ours",
+        "speed with a slow model",
+        "use of a limit",
+        "refused",
+        "lost rows",
+    ]
     lines = []
     for name in found.names():
         costs = [found.costs(name, n) for n in found.opened]
