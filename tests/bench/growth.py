@@ -44,9 +44,9 @@ class Bench:
         self.machine, self.rounds, self.open_requests = machine, rounds, open_requests
         self.runs: dict[str, list[Run]] = {}
 
-    def run(self, title: str, load: Load) -> list[Run]:
+    def run(self, title: str, load: Load, machine: Machine | None = None) -> list[Run]:
         """A load's rounds."""
-        found = [US.run(replace(load, within_s=LONGEST_S), self.machine) for _ in range(self.rounds)]
+        found = [US.run(replace(load, within_s=LONGEST_S), machine or self.machine) for _ in range(self.rounds)]
         return self.keep(title, found)
 
     def keep(self, title: str, found: list[Run]) -> list[Run]:
@@ -131,12 +131,14 @@ class Bench:
         return replace(run, problem=f"{more} requests for finished rows") if more and not run.problem else run
 
     def by_processes(self, numbers: Iterable[int], rows: int) -> str:
-        """Rows a second against the number of processes; nothing to say while a job knows none."""
+        """Rows a second against the number of processes, on any core; nothing to say while a job knows none."""
         if "processes" not in Job.model_fields:
             return "`processes` is no key of a job yet: skipped."
         lines = []
+        anywhere = replace(self.machine, client_core=None)
         for number in numbers:
-            runs = self.run(f"processes {number}", Load(rows, self.open_requests, settings=f"processes = {number}"))
+            load = Load(rows, self.open_requests, settings=f"processes = {number}")
+            runs = self.run(f"processes {number}", load, anywhere)
             rate = median(run.rows / run.span_s for run in runs)
             lines.append([str(number), f"{rate:.0f}", f"{median(run.cpu_s for run in runs):.1f}", problem_of(runs)])
         return table(["processes", "rows/s", "CPU s", "note"], lines)

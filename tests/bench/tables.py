@@ -94,6 +94,12 @@ def cpu_table(found: Found, open_requests: int) -> str:
     return table(head, lines + _absent(found, len(head)))
 
 
+def _upstream_us(found: Found, open_requests: int) -> str:
+    """What the upstream itself used, as it served the floor."""
+    runs = found.rounds[f"cpu {open_requests}"][FLOOR]
+    return f"{median(1e6 * run.upstream_cpu_s / run.served for run in runs):.0f} us"
+
+
 def ideal(runs: list[Run]) -> str:
     """Share of the possible speed with the slow model."""
     return f"{median(share_of_ideal(run, LATENCY_S, LATENCY_OPEN) for run in runs):.3f}"
@@ -129,7 +135,9 @@ def report(found: Found) -> str:
     for number in found.opened:
         parts.append(f"CPU of a row, {number} open requests, no latency:\n\n{cpu_table(found, number)}")
         if floor := against(found, OURS, FLOOR, number):
-            parts.append(f"Ours is {floor} times the direct loop.")
+            parts.append(
+                f"Ours is {floor} times the direct loop; {_upstream_us(found, number)} of the upstream's a request."
+            )
     if "latency" in found.rounds:
         shown = share_table(found, "latency", "share of ideal", ideal, "open")
         parts.append(f"{LATENCY_S:g} s latency, {LATENCY_OPEN} open requests:\n\n{shown}")
