@@ -92,11 +92,12 @@ class Client:
 
 
 def job(base_url: str, load: Load) -> str:
-    """Our job file: defaults, but for what the load says."""
+    """Our job file: defaults, but for what the load says; it knows the limits."""
     lines = ['input = "in.jsonl"', 'output = "out"', 'model = "bench"', f'base_url = "{base_url}"', load.settings]
     lines += ["[answer]", 'type = "int"', "[limits]", f"open_requests = {load.open_requests}"]
-    if load.behaviour.requests_per_minute is not None:
-        lines.append(f"requests_per_minute = {load.behaviour.requests_per_minute}")
+    for name in ("requests_per_minute", "tokens_per_minute"):
+        if (limit := getattr(load.behaviour, name)) is not None:
+            lines.append(f"{name} = {limit}")
     return "\n".join(lines) + "\n"
 
 
