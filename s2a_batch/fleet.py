@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 import anyio
 
 from s2a_batch import member
+from s2a_batch.assembly import Assembly
 from s2a_batch.ledger import SharedSpending
 from s2a_batch.report import Tally
 from s2a_batch.share import Share
@@ -74,6 +75,7 @@ class Fleet:
         self.spending = SharedSpending(job.budget, ledger)
 
     def __enter__(self) -> Self:
+        anyio.run(self._load)
         gc.freeze()  # pages that nobody's collector touches stay shared
         before = signal.pthread_sigmask(signal.SIG_BLOCK, member.SIGNALS)
         try:
@@ -90,6 +92,17 @@ class Fleet:
             if not process.reaped:
                 kill(process.pid)
                 os.waitpid(process.pid, 0)
+
+    async def _load(self) -> None:
+        """Have the libraries load what they load at first use, once for all members."""
+
+        async def keep_nothing(*_: object) -> None:
+            pass
+
+        drain = anyio.Event()
+        assembly = Assembly(self._job, environ=self._environ, drain=drain, tally=Tally(), say=print)
+        async with assembly.parts("", "", keep_nothing):
+            pass
 
     def _fork(self, index: int) -> None:
         ours, theirs = socket.socketpair()
