@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.to_thread
 
-from s2a_batch import member, wire
+from s2a_batch import wire
 from s2a_batch.errors import BudgetError, OutputError, StoppedEarly
 from s2a_batch.fleet import kill
 from s2a_batch.records import BadLine
@@ -35,6 +35,7 @@ _FIRST_RECORDS: Final = 6
 """So many may be under way before an account has answered: enough for the first four open requests."""
 _TRUSTED_RECORDS: Final = 8
 """So many answered records show that all is well, though one account was not asked, as the job may have it."""
+_SUM_S: Final = 0.1
 _LAST_S: Final = 10.0
 """After all was cancelled, a member may take so long to write what it has."""
 
@@ -84,6 +85,7 @@ class Dealer:
                 tasks.start_soon(channel.run)
                 tasks.start_soon(self._hear, process, channel)
             tasks.start_soon(self._pass_on_drain)
+            tasks.start_soon(self._keep_summed_up)
             self._send(wire.Begin(fingerprints.result, fingerprints.rewrite, self._fleet.spending.end))
             with self._front.scope:
                 await self._deal_all(records)
@@ -92,6 +94,7 @@ class Dealer:
             if self._front.scope.cancel_called:
                 await self._cancel()
             tasks.cancel_scope.cancel()
+        self._sum_up()
         await anyio.to_thread.run_sync(self._leave_sound)
 
     # --- dealing
@@ -101,14 +104,14 @@ class Dealer:
             # When no one has room any more the record stays pending; that it was met is for the reader to know.
             if (process := await self._roomy(record)) is not None:
                 place = self._rewrites.place(record.key)
-                process.dealt += 1
+                process.deal(record)
                 self._channels[process.number - 1].put(wire.Deal(record, place))
 
     async def _roomy(self, record: Pending) -> Process | None:
         """The member with the fewest records that wait in it, once one has room; None when the run drains."""
         while not self._front.drain.is_set():
-            process = min(self._open(record), key=lambda p: p.dealt - p.taken, default=None)
-            if process is not None and process.dealt - process.taken < member.PREFETCH:
+            process = min(self._open(record), key=lambda p: len(p.waiting), default=None)
+            if process is not None and process.has_room():
                 return process
             self._changed = anyio.Event()
             await self._changed.wait()
@@ -147,7 +150,7 @@ class Dealer:
     async def _heed(self, process: Process, message: wire.Message) -> None:
         match message:
             case wire.Taken(count):
-                process.taken += count
+                process.take(count)
                 self._changed.set()
             case wire.Report():
                 self._note(process, message)
@@ -175,13 +178,21 @@ class Dealer:
         process.tally, process.gauges = report.tally, report.gauges
         grown = report.answered != process.answered
         process.answered = report.answered
-        self._front.tally.gather(p.tally for p in self._processes)
         if grown or not self._trusted:
             self._look_whether_trusted()
             self._changed.set()
         if not self._shown:
             self._shown = tuple(ShownLimiter(self._front.drain) for _ in report.gauges)
+            self._sum_up()
             self._front.opened(self._shown)
+
+    async def _keep_summed_up(self) -> None:
+        while True:
+            await anyio.sleep(_SUM_S)
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        self._front.tally.gather(p.tally for p in self._processes)
         for n, limiter in enumerate(self._shown):
             limiter.show(p.gauges[n] for p in self._processes if p.gauges)
 

@@ -116,6 +116,7 @@ class _Member:
                 tasks.start_soon(self._listen)
                 await self._begun.wait()
                 tasks.start_soon(self._keep_told)
+                tasks.start_soon(self._heed_budget)
                 await self._carry()
                 self._tell()
                 channel.put(wire.Ended())
@@ -171,6 +172,11 @@ class _Member:
         self._drain.set()
         for limiter in () if self._parts is None else self._parts.limiters:
             limiter.wake_all()
+
+    async def _heed_budget(self) -> None:
+        """Tell that a cap is reached also while everybody waits for a limit or a backoff."""
+        await self._post.spending.exhausted()
+        self._stop(self._post.spending.error())
 
     # --- what is told
 
