@@ -11,9 +11,10 @@ import pytest
 
 from s2a_batch.budget import Spending
 from s2a_batch.caps import Budget
-from s2a_batch.errors import BudgetError
+from s2a_batch.errors import BudgetError, OutputError
 from s2a_batch.ledger import Ledger, SharedSpending
 from tests.fakes import in_virtual_time
+from tests.test_sink import full_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -144,3 +145,9 @@ def test_whether_the_cost_is_known_is_kept(ledger: Ledger, known: bool | None) -
     """An unknown cost must never be shown as none."""
     ledger.priced = known
     assert ledger.priced is known
+
+
+def test_a_full_temporary_directory_is_told_as_such() -> None:
+    """The message decides whether a person makes room in the right place."""
+    with full_disk(0), pytest.raises(OutputError, match=r"no temporary file can be made .* too large"):
+        Ledger()
