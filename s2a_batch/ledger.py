@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from s2a_batch.budget import Spending
+from s2a_batch.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,13 +31,19 @@ class Ledger:
     """Counts that stand in memory which processes share that are forked later; as `budget.Spent`.
 
     Use as a context manager. A process that only inherited it closes nothing: that would give up its lock.
+
+    Raises:
+        OutputError: The temporary directory has no room.
     """
 
     def __init__(self) -> None:
-        self._fd, path = tempfile.mkstemp()
-        Path(path).unlink()
-        # Written, not only made long: a page without room on the disk would be a SIGBUS later.
-        os.write(self._fd, bytes(_BYTES))
+        try:
+            self._fd, path = tempfile.mkstemp()
+            Path(path).unlink()
+            # Written, not only made long: a page without room on the disk would be a SIGBUS later.
+            os.write(self._fd, bytes(_BYTES))
+        except OSError as error:
+            raise OutputError(f"no temporary file can be made for what processes share: {error.strerror}") from None
         self._memory = mmap.mmap(self._fd, _BYTES)
         self._counts, self._sums = memoryview(self._memory).cast("q"), memoryview(self._memory).cast("d")
 

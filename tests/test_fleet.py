@@ -319,3 +319,16 @@ def test_where_all_is_done_nothing_is_asked(folder: Path, upstream: Callable[[Pl
     done = run(folder, *RUN, "--base-url", up.base_url)
     assert (done.status, up.stats().requests) == (0, before)
     assert "nothing to do" in done.err
+
+
+def test_the_arms_of_a_comparison_are_carried_by_several_processes_too(
+    folder: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """Its arms are runs: they must share rewrites and the budget as with one process."""
+    up = upstream({})
+    arms = ("--set", 'compare.arms=["baseline", "s2a", "s2a_keep_original"]', *caps(f"max_requests={4 * RECORDS}"))
+    words = ("compare", "in.jsonl", "-o", "out", "--model", "m", "--base-url", up.base_url, "--set", "processes=3")
+    assert run(folder, *words, *arms).status == 0
+    assert up.stats().requests == 4 * RECORDS
+    for arm in ("baseline", "s2a", "s2a_keep_original"):
+        assert run(folder, "verify", f"out/arms/{arm}").status == 0

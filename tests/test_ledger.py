@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from s2a_batch.budget import Spending
 from s2a_batch.caps import Budget
-from s2a_batch.errors import BudgetError
+from s2a_batch.errors import BudgetError, OutputError
 from s2a_batch.ledger import Ledger, SharedSpending
 from tests.fakes import in_virtual_time
+from tests.test_sink import full_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +41,16 @@ def forked(work: Callable[[], int]) -> int:
 def status_of(pid: int) -> int:
     """Wait for its end."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Look until a process waits for a file's lock, or has ended; whether it waits."""
+    while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if any(
+            row.split()[1] == "->" and str(pid) in row.split() for row in Path("/proc/locks").read_text().splitlines()
+        ):
+            return True
+    return False
 
 
 def admitted(spending: SharedSpending, tries: int) -> int:
@@ -86,6 +98,26 @@ def test_a_process_that_is_killed_while_it_counts_holds_nobody_up(ledger: Ledger
     assert status_of(forked(lambda: admitted(spending, 9))) == 5
 
 
+@pytest.mark.parametrize("count", ["admit", "note"])
+def test_nobody_counts_while_another_does(ledger: Ledger, count: str) -> None:
+    """Two that read the same sum and write it back lose one of two requests, or its tokens."""
+    spending = SharedSpending(Budget(), ledger)
+
+    def work() -> int:
+        if count == "admit":
+            return admitted(spending, 1)
+        spending.note(3, 0.25)
+        return 1
+
+    with ledger.held():
+        before = (ledger.requests, ledger.tokens)
+        pid = forked(work)
+        assert waits_for_a_lock(pid)
+        ledger.requests, ledger.tokens = before[0] + 10, before[1] + 10
+    assert status_of(pid) == 1
+    assert (ledger.requests, ledger.tokens) == ((11, 13) if count == "admit" else (10, 13))
+
+
 def test_what_another_spent_is_in_the_message_and_stops_this_one(ledger: Ledger) -> None:
     """Whoever reads the message decides how much to add: it must tell the sum, as with one process."""
     caps = Budget(max_tokens=6)
@@ -113,3 +145,9 @@ def test_whether_the_cost_is_known_is_kept(ledger: Ledger, known: bool | None) -
     """An unknown cost must never be shown as none."""
     ledger.priced = known
     assert ledger.priced is known
+
+
+def test_a_full_temporary_directory_is_told_as_such() -> None:
+    """The message decides whether a person makes room in the right place."""
+    with full_disk(0), pytest.raises(OutputError, match=r"no temporary file can be made .* too large"):
+        Ledger()

@@ -151,7 +151,11 @@ def test_no_more_is_left_than_the_limit_still_allows(
 @given(
     events=st.lists(
         st.tuples(
-            st.integers(0, 2), st.sampled_from(["rewrite", "answer"]), st.none() | USAGES, st.none() | st.floats(0, 9)
+            st.integers(0, 2),
+            st.sampled_from(["rewrite", "answer"]),
+            st.none() | USAGES,
+            st.none() | st.floats(0, 9),
+            st.none() | st.sampled_from(["server_error", "rate_limited", "invalid_reply"]),
         ),
         max_size=20,
     ),
@@ -159,7 +163,7 @@ def test_no_more_is_left_than_the_limit_still_allows(
     flips=st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=5),
 )
 def test_the_counts_of_several_processes_gathered_are_those_of_one(
-    events: list[tuple[int, StageName, Usage | None, float | None]],
+    events: list[tuple[int, StageName, Usage | None, float | None, FailureKind | None]],
     ended: list[tuple[int, str]],
     flips: list[tuple[int, bool]],
 ) -> None:
@@ -167,9 +171,9 @@ def test_the_counts_of_several_processes_gathered_are_those_of_one(
     one, parts, gathered = Tally(), [Tally() for _ in range(3)], Tally()
     for tally in (one, gathered):
         tally.read()
-    for at, name, usage, cost in events:
+    for at, name, usage, cost, kind in events:
         for stage in (one.stage(name), parts[at].stage(name)):
-            stage.add(attempt(usage=usage), None)
+            stage.add(attempt(usage=usage, kind=kind), attempt(kind=kind))
             stage.requests += 1
             stage.done += 1
             if cost is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from s2a_batch.errors import OutputError
 from s2a_batch.sharedsink import SharedFile, SharedSink
-from tests.test_ledger import forked, status_of
+from tests.test_ledger import forked, status_of, waits_for_a_lock
 from tests.test_sink import fault_of, full_disk
 
 if TYPE_CHECKING:
@@ -56,6 +57,25 @@ def test_what_a_full_disk_cuts_off_is_taken_back_to_the_last_whole_line(tmp_path
     file.close()
     content = path.read_bytes()
     assert content == (b"old\n" + b"one\n" * 10)[: room // 4 * 4]
+
+
+def test_nobody_writes_or_cuts_while_another_is_in_its_write(tmp_path: Path) -> None:
+    """Half a line of a sibling that lives is no torn tail: to cut it would lose an answer that is paid for."""
+    path = tmp_path / "a.jsonl"
+
+    def write() -> int:
+        SharedFile(path).append(b"new\n")
+        return 0
+
+    with path.open("ab", buffering=0) as sibling:
+        fcntl.flock(sibling, fcntl.LOCK_EX)
+        sibling.write(b"half a ")
+        pid = forked(write)
+        assert waits_for_a_lock(pid)
+        sibling.write(b"line\n")
+        fcntl.flock(sibling, fcntl.LOCK_UN)  # the process that was forked holds the file too
+    assert status_of(pid) == 0
+    assert path.read_bytes() == b"half a line\nnew\n"
 
 
 def lines_of(number: int, draw: random.Random) -> list[bytes]:

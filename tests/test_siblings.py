@@ -121,10 +121,20 @@ async def test_an_outage_is_known_to_all_and_so_is_its_end() -> None:
     await crew.lost(0)
     await crew.ask(0)
     assert not any(limiter.down for limiter in crew.limiters)
-    back_at = anyio.current_time()
-    await crew.ask(2)
-    assert crew.started[-1] - back_at < 0.01, "it does not wait on for its own next try"
     assert [notice.kind for _, notice in crew.told] == ["down", "down", "down", "up"]
+
+
+async def test_who_waits_for_its_own_next_try_is_woken_by_the_end_of_the_outage() -> None:
+    """After an hour's outage each process would wait up to a minute more, though the first one is answered already."""
+    crew = Crew(2)
+    await crew.lost(0)
+    crew.limiters[1].hear(Notice("down", anyio.current_time()))
+    assert crew.limiters[1].paused_until - crew.limiters[0].paused_until > 0.9
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(crew.ask, 1)
+        await crew.ask(0)
+        back_at = anyio.current_time()
+    assert crew.started[-1] - back_at < 0.01
 
 
 async def test_an_old_success_ends_no_newer_outage() -> None:

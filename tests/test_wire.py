@@ -73,12 +73,18 @@ async def test_what_is_sent_comes_out_equal(ends: tuple[socket.socket, socket.so
     assert (type(stopped.error), str(stopped.error)) == (AccountError, "no key")
 
 
-async def test_an_end_that_is_gone_is_told_and_stops_nobody(ends: tuple[socket.socket, socket.socket]) -> None:
+@pytest.mark.parametrize("unread", [False, True])
+async def test_an_end_that_is_gone_is_told_and_stops_nobody(
+    ends: tuple[socket.socket, socket.socket], unread: bool
+) -> None:
     """A member may be killed in the middle of a frame: what came whole counts, the rest does not, and nothing hangs."""
     here, there = Channel(ends[0]), Channel(ends[1])
     here.put(wire.NoMore())
     await here.flush()
     ends[0].send(b"\0\0\0\0\0\0\1\0half")
+    if unread:  # a close with something unread is a reset
+        there.put(wire.NoMore())
+        await there.flush()
     here.close()
     assert await there.receive() == [wire.NoMore()]
     assert await there.receive() is None
