@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pydantic_core import from_json
 
@@ -28,8 +27,7 @@ _MOST_TOKENS: Final = 10**9
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """A usable reply of one request.
 
     Attributes:
@@ -134,18 +132,19 @@ def plain(text: str) -> str:
 
 def usage_of(found: JsonValue) -> Usage:
     """Tokens as far as the server names them; a server that counts oddly does not cost the answer."""
-    usage = found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return Usage()
+    inputs, outputs = found.get("prompt_tokens_details"), found.get("completion_tokens_details")
     return Usage(
-        input_tokens=_count(usage, "prompt_tokens"),
-        cached_tokens=_count(usage.get("prompt_tokens_details"), "cached_tokens"),
-        output_tokens=_count(usage, "completion_tokens"),
-        reasoning_tokens=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
+        input_tokens=_count(found.get("prompt_tokens")),
+        cached_tokens=_count(inputs.get("cached_tokens")) if isinstance(inputs, dict) else None,
+        output_tokens=_count(found.get("completion_tokens")),
+        reasoning_tokens=_count(outputs.get("reasoning_tokens")) if isinstance(outputs, dict) else None,
     )
 
 
-def _count(found: JsonValue, name: str) -> int | None:
-    value = found.get(name) if isinstance(found, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS else None
+def _count(value: JsonValue) -> int | None:
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None  # true is an int to isinstance
 
 
 def _call(message: dict[str, JsonValue]) -> dict[str, JsonValue] | None:

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 import anyio
 
 from s2a_batch.errors import Drained
 from s2a_batch.headers import number, seconds
-from s2a_batch.pace import Bucket, LearntRate, Taken
+from s2a_batch.pace import Bucket, LearntRate, Taken, Window
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Mapping
 
-_FIRST_OPEN: Final = 4
-_GROWTH: Final = 0.5
-_CUT: Final = 0.7
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_GUESSED_PAUSE_S: Final = 60.0
 _LONGEST_RESET_S: Final = 60.0
 _SPREAD: Final = 0.02
+_Names: TypeAlias = tuple[str, str, str]
+_OF_REQUESTS: Final = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
+_OF_TOKENS: Final = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
 
 
 @dataclass(slots=True)
@@ -133,9 +133,7 @@ class Limiter:
         self.requests = Bucket(requests_per_minute)
         self.tokens = Bucket(tokens_per_minute)
         self._learnt = LearntRate()
-        self._adaptive = adaptive
-        self._window = float(min(_FIRST_OPEN, open_requests))
-        self._slow_until = float(open_requests)
+        self._window = Window(open_requests, adaptive=adaptive)
         self._drain = drain
         self._rng = rng
         self._lanes: list[Lane] = []
@@ -171,9 +169,9 @@ class Limiter:
         self.down = False
         self._strikes = 0
         self._learnt.answered(one, now)
-        self._heed("requests", self.requests, headers, now)
-        self._heed("tokens", self.tokens, headers, now)
-        self._grow()
+        self._heed(_OF_REQUESTS, self.requests, headers, now)
+        self._heed(_OF_TOKENS, self.tokens, headers, now)
+        self._window.grow(self.open)
         self._nudge()
 
     def pause(self, retry_after_s: float | None, *, since: float) -> float:
@@ -187,7 +185,7 @@ class Limiter:
         if since >= self._paused_at:
             self._strikes += 1
             self._paused_at = now
-            self._shrink()
+            self._window.shrink()
             if retry_after_s is not None and self.requests.limit is None:
                 self._learnt.refused(since, retry_after_s)
         return self._hold(retry_after_s, now)
@@ -204,7 +202,7 @@ class Limiter:
         self.down = True
         self._strikes += 1
         self._paused_at = now
-        self._window = float(min(_FIRST_OPEN, self.cap))
+        self._window.begin()
         return self._hold(None, now)
 
     def wake_all(self) -> None:
@@ -222,28 +220,13 @@ class Limiter:
         self.paused_until = max(self.paused_until, now + held)
         return held
 
-    def _shrink(self) -> None:
-        """One cut an episode: adaptive, to a share of what was open; else back to slow start towards the cap."""
-        if self._adaptive:
-            self._window = self._slow_until = max(1.0, self._window * _CUT)
-        else:
-            self._window = float(min(_FIRST_OPEN, self.cap))
-
-    def _grow(self) -> None:
-        """Slow start, then (adaptive) one more a round, and only while what is allowed is used up."""
-        saturated = self.open >= int(self._window)
-        if self._adaptive and not saturated:
-            return
-        step = _GROWTH if self._window < self._slow_until else 1 / self._window
-        self._window = min(float(self.cap), self._window + step)
-
-    def _heed(self, name: str, bucket: Bucket, headers: Mapping[str, str], now: float) -> None:
+    def _heed(self, names: _Names, bucket: Bucket, headers: Mapping[str, str], now: float) -> None:
         """Learn a limit that the job does not give, and wait where a budget is used up."""
-        if bucket.limit is None and (limit := number(headers.get(f"x-ratelimit-limit-{name}"))):
+        if bucket.limit is None and (limit := number(headers.get(names[0]))):
             bucket.limit = limit
-        left = number(headers.get(f"x-ratelimit-remaining-{name}"))
+        left = number(headers.get(names[1]))
         if left is not None and left <= 0:
-            reset_s = seconds(headers.get(f"x-ratelimit-reset-{name}"))
+            reset_s = seconds(headers.get(names[2]))
             if reset_s is not None and reset_s <= _LONGEST_RESET_S:
                 self.paused_until = max(self.paused_until, now + reset_s)
 
@@ -271,16 +254,24 @@ class Limiter:
             self._nudge()
 
     def _is_free(self, lane: Lane) -> bool:
-        waits = self._drain.is_set() or any(other.waiting for other in self._lanes)
-        return not waits and lane.has_room() and self._has_room()
+        if self._drain.is_set() or not lane.has_room() or not self._has_room():
+            return False
+        return self._next_lane() is None
 
     def _has_room(self) -> bool:
-        return self.open < (1 if self.down else int(self._window))
+        return self.open < (1 if self.down else self._window.size)
 
     def _next(self) -> _Waiter | None:
         if not self._has_room():
             return None
-        return next((lane.waiting[0] for lane in self._lanes if lane.waiting and lane.has_room()), None)
+        lane = self._next_lane()
+        return None if lane is None else lane.waiting[0]
+
+    def _next_lane(self) -> Lane | None:
+        for lane in self._lanes:
+            if lane.waiting and lane.has_room():
+                return lane
+        return None
 
     def _delay_s(self, tokens: float, now: float) -> float:
         if self.paused_until > now:

@@ -89,8 +89,10 @@ class Mask:
 
     def _piece_at(self, text: str) -> int | None:
         low = text.lower()
-        ends = range(len(low) - _PIECE_CHARS + 1) if self._pieces else ()
-        return next((n for n in ends if low[n : n + _PIECE_CHARS] in self._pieces), None)
+        windows = [low[n : n + _PIECE_CHARS] for n in range(len(low) - _PIECE_CHARS + 1)]
+        if self._pieces.isdisjoint(windows):
+            return None
+        return next(n for n, window in enumerate(windows) if window in self._pieces)
 
 
 def masked_url(url: str) -> str:

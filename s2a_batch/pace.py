@@ -1,4 +1,4 @@
-"""How much in a time: a bucket that holds exactly, and a rate learnt from refusals.
+"""How much in a time, and how many at once: a bucket that holds exactly, a rate learnt from refusals, a window.
 
 Pure arithmetic on times that are handed in. Invariants: no window of the bucket's length ever holds more than its limit
 (by estimate, corrected by real usage), whatever the arrivals; an amount larger than the limit goes alone and holds up
@@ -103,6 +103,49 @@ class Bucket:
             self._sum -= self._window.popleft().amount
         if not self._window:
             self._sum = 0.0
+
+
+class Window:
+    """How many requests may be open: few at first, so that a wrong key costs a handful.
+
+    Args:
+        cap: Most that ever may be.
+        adaptive: Look for the best number up to that: a refusal cuts it, answers let it grow while it is used up.
+
+    Attributes:
+        size: How many may be open now.
+    """
+
+    _FIRST: Final = 4
+    _GROWTH: Final = 0.5
+    _CUT: Final = 0.7
+
+    def __init__(self, cap: int, *, adaptive: bool) -> None:
+        self._cap = cap
+        self._adaptive = adaptive
+        self._slow_until = float(cap)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start anew."""
+        self._exact = float(min(self._FIRST, self._cap))
+        self.size = int(self._exact)
+
+    def grow(self, in_use: int) -> None:
+        """A request was answered: slow start, then (adaptive) one more a round, and only while all are in use."""
+        if self.size == self._cap or (self._adaptive and in_use < self.size):
+            return
+        step = self._GROWTH if self._exact < self._slow_until else 1 / self._exact
+        self._exact = min(float(self._cap), self._exact + step)
+        self.size = int(self._exact)
+
+    def shrink(self) -> None:
+        """One cut an episode of refusals: adaptive, to a share of what was allowed; else back to the slow start."""
+        if self._adaptive:
+            self._exact = self._slow_until = max(1.0, self._exact * self._CUT)
+            self.size = int(self._exact)
+        else:
+            self.begin()
 
 
 class LearntRate:

@@ -89,9 +89,9 @@ class SharedLimiter(Limiter):
         if self.paused_until > until + _WORTH_TELLING_S:
             self._tell(Notice("used_up", self.paused_until))
 
-    def _heed(self, name: str, bucket: Bucket, headers: Mapping[str, str], now: float) -> None:
+    def _heed(self, names: tuple[str, str, str], bucket: Bucket, headers: Mapping[str, str], now: float) -> None:
         was = bucket.limit
-        super()._heed(name, bucket, headers, now)
+        super()._heed(names, bucket, headers, now)
         if was is None and bucket.limit is not None:
             bucket.limit = self._share.rate(bucket.limit)
 

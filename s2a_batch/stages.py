@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import anyio
 from pydantic_core import PydanticSerializationError, to_json
@@ -244,8 +244,7 @@ def _told(slot: Slot, reply: Reply | None, fault: AttemptError | None) -> float 
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(NamedTuple):
     """What is known of a request when it goes out."""
 
     n: int

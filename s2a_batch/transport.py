@@ -11,8 +11,7 @@ import select
 import ssl
 import urllib.request
 import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
@@ -38,8 +37,7 @@ _HEADER_BYTES: Final = 64 << 10
 _OF_THE_WAY: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """What came back, whatever its status; the headers' names may be looked up in any case."""
 
     status: int

@@ -228,7 +228,7 @@ def main() -> None:
         os.sched_setaffinity(0, {args.core})
     running = asyncio.run
     try:
-        import uvloop  # type: ignore[import-not-found]  # noqa: PLC0415  may be missing
+        import uvloop  # noqa: PLC0415  may be missing
 
         running = uvloop.run
     except ImportError:
