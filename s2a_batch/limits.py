@@ -52,6 +52,7 @@ class Lane:
 class _Waiter:
     tokens: float
     wake: anyio.Event = field(default_factory=anyio.Event)
+    taken: tuple[Taken, Taken] | None = None
 
 
 class Slot:
@@ -161,7 +162,7 @@ class Limiter:
         """One request of this lane is no longer open."""
         self.open -= 1
         lane.open -= 1
-        self._nudge()
+        self._give()
 
     def note_success(self, one: Taken, headers: Mapping[str, str]) -> None:
         """A request was answered: the endpoint is up, and more may be open."""
@@ -172,7 +173,7 @@ class Limiter:
         self._heed(_OF_REQUESTS, self.requests, headers, now)
         self._heed(_OF_TOKENS, self.tokens, headers, now)
         self._window.grow(self.open)
-        self._nudge()
+        self._give()
 
     def pause(self, retry_after_s: float | None, *, since: float) -> float:
         """Hold everyone back, and start slowly after; returns the seconds.
@@ -236,27 +237,30 @@ class Limiter:
         me = _Waiter(tokens)
         lane.waiting.append(me)
         try:
-            while True:
-                if self._drain.is_set():
-                    raise Drained
-                now = anyio.current_time()
-                delay_s = self._delay_s(tokens, now) if self._next() is me else None
-                if delay_s is not None and delay_s <= 0:
-                    return self._take(lane, tokens, now)
-                if delay_s is None:
-                    await me.wake.wait()
-                else:
-                    with anyio.move_on_after(delay_s):
-                        await me.wake.wait()
-                me.wake = anyio.Event()
-        finally:
-            lane.waiting.remove(me)
-            self._nudge()
+            while me.taken is None or self._drain.is_set():
+                await self._wait(me)
+        except BaseException:
+            if me.taken is None:
+                lane.waiting.remove(me)
+                self._give()
+            else:
+                self.leave(lane)
+            raise
+        return me.taken
+
+    async def _wait(self, me: _Waiter) -> None:
+        if self._drain.is_set():
+            raise Drained
+        if self._next() is not me:
+            await me.wake.wait()
+        elif (delay_s := self._delay_s(me.tokens, anyio.current_time())) > 0:
+            with anyio.move_on_after(delay_s):
+                await me.wake.wait()
+        me.wake = anyio.Event()
+        self._give(me)
 
     def _is_free(self, lane: Lane) -> bool:
-        if self._drain.is_set() or not lane.has_room() or not self._has_room():
-            return False
-        return self._next_lane() is None
+        return not self._drain.is_set() and lane.has_room() and self._has_room() and self._next_lane() is None
 
     def _has_room(self) -> bool:
         return self.open < (1 if self.down else self._window.size)
@@ -284,7 +288,13 @@ class Limiter:
         self.requests.take(now, 1)
         return self.tokens.take(now, tokens), self._learnt.take(now)
 
-    def _nudge(self) -> None:
-        waiter = self._next()
-        if waiter is not None:
-            waiter.wake.set()
+    def _give(self, me: _Waiter | None = None) -> None:
+        """Give what is free to those who wait first, all at once: one a turn of the loop would cost 0.2 ms a record."""
+        while not self._drain.is_set() and self._has_room() and (lane := self._next_lane()) is not None:
+            now, waiter = anyio.current_time(), lane.waiting[0]
+            if self._delay_s(waiter.tokens, now) > 0:
+                if waiter is not me:
+                    waiter.wake.set()  # it waits for that itself
+                return
+            waiter.taken = self._take(lane, waiter.tokens, now)
+            lane.waiting.popleft().wake.set()
