@@ -259,6 +259,17 @@ def test_the_other_caps_hold_over_all_of_them(folder: Path, upstream: Callable[[
     assert_finished(folder / "out")
 
 
+def test_a_cap_that_is_reached_while_all_wait_for_a_limit_ends_the_run_at_once(
+    folder: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """Who has spent the budget at midnight must not find the run still waiting for its next request in the morning."""
+    up, began = upstream({}), time.monotonic()
+    slowly = ("--set", "limits.requests_per_minute=6", *caps("max_requests=3"))
+    done = run(folder, *RUN, "--base-url", up.base_url, *slowly)
+    assert time.monotonic() - began < 8, "each has sent one, and would send its next after 30 s"
+    assert (done.status, up.stats().requests) == (3, 3)
+
+
 def test_a_wait_that_one_is_told_holds_back_all(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
     """A provider counts every request during its wait as a further offence, whichever process sends it."""
     refusal: Reply = {"status": 429, "headers": {"retry-after": "1"}, "error": {"message": "slow down"}}
