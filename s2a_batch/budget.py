@@ -97,7 +97,7 @@ class Spending:
         Raises:
             BudgetError: A cap is reached; it must not go out.
         """
-        if self._reached is None and anyio.current_time() >= self._deadline:
+        if self._reached is None and self._deadline < math.inf and anyio.current_time() >= self._deadline:
             self._reach(self._deadline_cap)
         if self._reached is not None:
             raise self.error()

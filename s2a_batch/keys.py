@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 from s2a_batch.done import DoneIndex, digest_of, room
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from s2a_batch.records import Status
 
@@ -22,7 +22,7 @@ _SCHEMA: Final = """
     CREATE TABLE seen (hash BLOB PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE rewrites (key BLOB PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID;
 """
-_MEET: Final = "INSERT INTO seen VALUES (?, ?) ON CONFLICT (hash) DO UPDATE SET n = n + 1 RETURNING n"
+_MEET: Final = "INSERT INTO seen VALUES (?, ?) ON CONFLICT (hash) DO UPDATE SET n = excluded.n"
 
 
 def line_hash(line: bytes) -> bytes:
@@ -39,7 +39,8 @@ class KeyIndex:
     """Which records are done, which lines were met in this pass, and where finished rewrites lie.
 
     First what is done is added, then lines are met. Use as a context manager; the temporary files go with it. Not for
-    use from several threads at a time. A line that is done costs 2 us, one that is not 6 us.
+    use from several threads at a time. A line that is done costs 2 us; one that is not 3 us when many are met together,
+    and 60 us when each is met between other work.
 
     Raises:
         OutputError: The temporary directory has no room.
@@ -91,14 +92,33 @@ class KeyIndex:
         Returns:
             Its key, and what became of its record; None when that is still to be done.
         """
-        digest = line_hash(line)
-        entry = self._done.find(digest)
-        if entry is not None and not self._done.is_met(entry[0]):
-            self._done.meet(entry[0])
-            return digest.hex(), entry[1]
-        occurrence = self._run(_MEET, (digest, 0 if entry is None else 1)).fetchone()[0]
-        key = key_text(digest, occurrence)
-        return key, self.done_as(key) if occurrence else None
+        return self.meet_all([line])[0]
+
+    def meet_all(self, lines: Iterable[bytes]) -> list[tuple[str, Status | None]]:
+        """As `meet`, of lines in their order: the database is asked once for all of them."""
+        found: list[tuple[str, Status | None]] = []
+        again: list[tuple[int, bytes, int]] = []
+        for digest in map(line_hash, lines):
+            entry = self._done.find(digest)
+            if entry is None or self._done.is_met(entry[0]):
+                again.append((len(found), digest, -1 if entry is None else 0))
+                found.append(("", None))
+            else:
+                self._done.meet(entry[0])
+                found.append((digest.hex(), entry[1]))
+        met = self._met({digest for _, digest, _ in again})
+        for place, digest, before in again:
+            occurrence = met[digest] = met.get(digest, before) + 1
+            key = key_text(digest, occurrence)
+            found[place] = key, self.done_as(key) if occurrence else None
+        with room():
+            self._db.executemany(_MEET, met.items())
+        return found
+
+    def _met(self, digests: Collection[bytes]) -> dict[bytes, int]:
+        """How often these were met, less one, of those that were."""
+        places = ",".join("?" * len(digests))
+        return dict(self._run(f"SELECT hash, n FROM seen WHERE hash IN ({places})", tuple(digests)))  # noqa: S608
 
     def meet_key(self, key: bytes) -> bool:
         """Note a key (as text bytes) that was added as done as met; whether it had been."""

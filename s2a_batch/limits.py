@@ -87,11 +87,11 @@ class Slot:
             self._limiter.leave(self._lane)
             self._lane = None
 
-    def succeeded(self, used_tokens: int, headers: Mapping[str, str] | None = None) -> None:
+    def succeeded(self, used_tokens: int, headers: Mapping[str, str], now: float) -> None:
         """The request was answered; `used_tokens` (0: unknown) correct the estimate, the headers may tell limits."""
         if used_tokens:
             self._limiter.tokens.correct(self._taken, used_tokens)
-        self._limiter.note_success(self._one, headers or {})
+        self._limiter.note_success(self._one, headers, now)
 
     def rate_limited(self, retry_after_s: float | None) -> float:
         """The server asks to wait; pauses everyone and returns for how many seconds."""
@@ -164,9 +164,8 @@ class Limiter:
         lane.open -= 1
         self._give()
 
-    def note_success(self, one: Taken, headers: Mapping[str, str]) -> None:
+    def note_success(self, one: Taken, headers: Mapping[str, str], now: float) -> None:
         """A request was answered: the endpoint is up, and more may be open."""
-        now = anyio.current_time()
         self.down = False
         self._strikes = 0
         self._learnt.answered(one, now)

@@ -20,7 +20,7 @@ import anyio
 
 from s2a_batch import wire
 from s2a_batch.assembly import Assembly, Crowd, Parts
-from s2a_batch.flow import LOOP, Fingerprints, Flow, Front
+from s2a_batch.flow import Fingerprints, Flow, Front
 from s2a_batch.report import Tally
 from s2a_batch.rundir import LINE_FILES
 from s2a_batch.sharedsink import SharedSink
@@ -76,7 +76,7 @@ def serve(end: socket.socket, front_pid: int, post: Post) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         _die_with(front_pid)
-        anyio.run(_Member(post).run, end, backend_options=LOOP)
+        anyio.run(_Member(post).run, end)
         status = 0
     finally:
         os._exit(status)

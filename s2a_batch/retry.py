@@ -36,13 +36,19 @@ class RetryPolicy:
     drain: anyio.Event
     rng: random.Random
 
-    async def run(
-        self, attempt: Callable[[], Awaitable[T]], made: Callable[[], int], *, since: Callable[[], float]
+    async def go_on(
+        self,
+        error: TransientError | RateLimitedError,
+        attempt: Callable[[], Awaitable[T]],
+        made: Callable[[], int],
+        *,
+        since: Callable[[], float],
     ) -> T:
-        """Attempt until one succeeds or none is left; the first one needs no loop.
+        """After a first attempt that failed: attempt until one succeeds or none is left.
 
         Args:
-            attempt: Makes one.
+            error: Of the first attempt; most need no second one, and no loop.
+            attempt: Makes another one.
             made: As for `attempts`.
             since: As for `attempts`.
 
@@ -51,10 +57,7 @@ class RetryPolicy:
             Drained: The run drains; no further attempt starts.
             StopRun: The server asks for a longer wait than the job bears.
         """
-        try:
-            return await attempt()
-        except (TransientError, RateLimitedError) as error:
-            failed = [error]
+        failed = [error]
 
         async def next_attempt() -> T:
             if failed:
@@ -162,10 +165,10 @@ class Health:
         self._unreached: set[int] = set()
         self._failed: set[int] = set()
 
-    def note_success(self) -> None:
-        """An attempt was answered."""
+    def note_success(self, now: float | None = None) -> None:
+        """An attempt was answered; now, unless a time on anyio's clock is given."""
         self.answers += 1
-        self._worked_at = anyio.current_time()
+        self._worked_at = anyio.current_time() if now is None else now
         self._bad_since = None
         self._unreached.clear()
         self._failed.clear()

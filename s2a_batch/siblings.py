@@ -80,10 +80,10 @@ class SharedLimiter(Limiter):
             self._tell(Notice("down", since))
         return super().go_down(since=since)
 
-    def note_success(self, one: Taken, headers: Mapping[str, str]) -> None:
+    def note_success(self, one: Taken, headers: Mapping[str, str], now: float) -> None:
         """As for one process; the first to see that the endpoint is back tells the others."""
         was_down, until = self.down, self.paused_until
-        super().note_success(one, headers)
+        super().note_success(one, headers, now)
         if was_down:
             self._tell(Notice("up", one.at))
         if self.paused_until > until + _WORTH_TELLING_S:

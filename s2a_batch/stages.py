@@ -9,14 +9,21 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import anyio
 from pydantic_core import PydanticSerializationError, to_json
 
 from s2a_batch import prompts
-from s2a_batch.errors import AttemptError, FailureKind, RateLimitedError, RecordError, RequestRefused
+from s2a_batch.errors import (
+    AttemptError,
+    FailureKind,
+    RateLimitedError,
+    RecordError,
+    RequestRefused,
+    TransientError,
+)
 from s2a_batch.records import Attempt, Fault, Message, StageAudit, StageName, Usage
 
 if TYPE_CHECKING:
@@ -129,10 +136,12 @@ class Stage:
                 trail.messages = _sent(request)
             body: Request = {"model": self.job.model, **request, **self.parameters}
 
-            async def attempt() -> Reply:
+            try:
                 return await self._attempt(body, trail, reask=reask)
-
-            return await self.retry.run(attempt, trail.counted, since=lambda: trail.started)
+            except (TransientError, RateLimitedError) as error:
+                failed = error
+            attempt = partial(self._attempt, body, trail, reask=reask)
+            return await self.retry.go_on(failed, attempt, trail.counted, since=lambda: trail.started)
 
         try:
             parsed = await self.asker.ask(send, messages, reasks=bounds.reasks, on_invalid=trail.mark_invalid)
@@ -185,7 +194,6 @@ class Stage:
             try:
                 reply = await self.client.send(request, short=not trail.attempts)
                 slot.kept, trail.slot = True, slot
-                self.health.note_success()
             except AttemptError as error:
                 fault = error
                 error.excused = self.health.note_failure(error, id(trail))
@@ -197,8 +205,10 @@ class Stage:
             finally:
                 self.tally.open -= 1
                 trail.free_at = anyio.current_time()
+                if reply is not None:
+                    self.health.note_success(trail.free_at)
                 if reply is not None or fault is not None:
-                    held_s = _told(slot, reply, fault)
+                    held_s = _told(slot, reply, fault, trail.free_at)
                     attempt = _attempt(sent, reply, fault, seconds=trail.free_at - slot.started, held_s=held_s)
                     self.tally.add(attempt, trail.attempts[-1] if trail.attempts else None)
                     trail.add(attempt, reply)
@@ -232,7 +242,7 @@ def _json(messages: list[dict[str, str]]) -> bytes:
         return json.dumps(messages).encode()
 
 
-def _told(slot: Slot, reply: Reply | None, fault: AttemptError | None) -> float | None:
+def _told(slot: Slot, reply: Reply | None, fault: AttemptError | None, now: float) -> float | None:
     """Tell the limiter how the request went; returns the wait that it made of a rate limit."""
     if isinstance(fault, RateLimitedError):
         return slot.rate_limited(fault.retry_after_s)
@@ -240,7 +250,7 @@ def _told(slot: Slot, reply: Reply | None, fault: AttemptError | None) -> float 
         return slot.unanswered()
     used = reply.usage if reply is not None else _usage(fault)
     if used is not None:
-        slot.succeeded(used.total_tokens, {} if reply is None else reply.headers)
+        slot.succeeded(used.total_tokens, {} if reply is None else reply.headers, now)
     return None
 
 

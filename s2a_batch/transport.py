@@ -167,6 +167,8 @@ def _is_readable(connection: Connection) -> bool:
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """All of a body, unpacked; `_BodyError` where it gets too long: a small one may unpack to all memory."""
     packed = response.headers.get("content-encoding", "identity").strip().lower()
+    if packed == "identity" and response.content.is_eof() and response.content.total_bytes <= MOST_BYTES:
+        return response.content.read_nowait()  # all of it is there
     unpack = None if packed in ("", "identity") else _unpacker(packed)
     parts, left = list[bytes](), MOST_BYTES
     async for part in response.content.iter_any():

@@ -21,7 +21,7 @@ from s2a_batch import source
 from s2a_batch.dealer import Dealer
 from s2a_batch.errors import BudgetError, OutputError, StopRun
 from s2a_batch.fleet import Fleet
-from s2a_batch.flow import LOOP, Alone, Fingerprints, Front
+from s2a_batch.flow import Alone, Fingerprints, Front
 from s2a_batch.keys import KeyIndex
 from s2a_batch.ledger import Ledger
 from s2a_batch.records import Known
@@ -101,10 +101,10 @@ def run_job(
         count = process_count(job)
         if count == 1:
             alone = partial(Alone, job=job, environ=environ, directory=directory, rewrites=rewrites, say=say)
-            return anyio.run(worker.run, watch, alone, backend_options=LOOP)
+            return anyio.run(worker.run, watch, alone)
         with Ledger() as ledger, Fleet(job, environ, rewrites, count, ledger) as fleet:
             crew = partial(Dealer, fleet=fleet, directory=directory, rewrites=rewrites, say=say)
-            return anyio.run(worker.run, watch, crew, backend_options=LOOP)
+            return anyio.run(worker.run, watch, crew)
 
 
 class _Worker:

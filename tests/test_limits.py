@@ -40,7 +40,7 @@ class Watch:
                 self.started.append((anyio.current_time(), name, tokens))
                 self.most = max(self.most, self.limiter.open)
                 await anyio.sleep(seconds)
-                slot.succeeded(0)
+                slot.succeeded(0, {}, anyio.current_time())
         except Drained:
             self.drained += 1
 
@@ -73,7 +73,7 @@ def test_never_more_are_open_than_the_caps(
                 assert limiter.open <= cap
                 most[lane] = max(most[lane], lanes[lane].open)
                 await anyio.sleep(seconds)
-                slot.succeeded(10)
+                slot.succeeded(10, {}, anyio.current_time())
             done += 1
 
         async with anyio.create_task_group() as tasks:
@@ -203,7 +203,7 @@ async def test_real_usage_corrects_the_estimate(used: int, next_at: float) -> No
     lane = limiter.lane(None)
     with await limiter.slot(lane, 100) as slot:
         await anyio.sleep(1)
-        slot.succeeded(used)
+        slot.succeeded(used, {}, anyio.current_time())
     await watch.request(lane, "next", 10)
     assert watch.times() == pytest.approx([next_at])
 
@@ -225,9 +225,9 @@ def test_one_episode_of_rate_limits_pauses_everyone_once(after: float | None, re
             with await limiter.slot(lane, 1):
                 began.append(anyio.current_time())
 
-        limiter.note_success(Taken(0, 1), {})
+        limiter.note_success(Taken(0, 1), {}, anyio.current_time())
         for _ in range(32):
-            limiter.note_success(Taken(0, 1), {})
+            limiter.note_success(Taken(0, 1), {}, anyio.current_time())
         async with anyio.create_task_group() as tasks:
             for n in range(refused):
                 tasks.start_soon(one, n)
@@ -264,7 +264,7 @@ async def test_guessed_pauses_double_from_one_episode_to_the_next() -> None:
     for wait_s, guess in zip(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60], strict=True):
         assert guess <= wait_s <= guess * 1.1
     with await limiter.slot(lane, 1) as slot:
-        slot.succeeded(1)
+        slot.succeeded(1, {}, anyio.current_time())
     with await limiter.slot(lane, 1) as slot:
         assert slot.rate_limited(None) <= 1.1
 
@@ -275,7 +275,7 @@ async def test_after_a_pause_the_start_is_slow_again() -> None:
     watch = Watch(limiter)
     lane = limiter.lane(None)
     for _ in range(64):
-        limiter.note_success(Taken(0, 1), {})
+        limiter.note_success(Taken(0, 1), {}, anyio.current_time())
     limiter.pause(10, since=anyio.current_time())
     async with anyio.create_task_group() as tasks:
         for n in range(100):

@@ -164,7 +164,7 @@ async def test_a_probe_of_an_endpoint_that_is_down_is_told() -> None:
     await anyio.sleep(3)
     assert shown(Live(Tally(), 0.0, (limiter,)))[5].strip() == "endpoint down: asking whether it is back"
     with await limiter.slot(limiter.lane(None), 1) as slot:
-        slot.succeeded(1)
+        slot.succeeded(1, {}, anyio.current_time())
     assert shown(Live(Tally(), 0.0, (limiter,)))[5].strip() == ""
 
 

@@ -54,7 +54,7 @@ class Crew:
         with await self.limiters[index].slot(self.lanes[index], 10) as slot:
             self.started.append(anyio.current_time())
             await anyio.sleep(seconds)
-            slot.succeeded(10, headers)
+            slot.succeeded(10, headers or {}, anyio.current_time())
 
     async def refused(self, index: int, wait_s: float | None = 5.0) -> None:
         """One request of a process that is refused."""
