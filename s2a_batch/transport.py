@@ -7,10 +7,12 @@ place that the job does not name); a reply's body has a bound, whatever its head
 
 from __future__ import annotations
 
+import asyncio
 import select
 import ssl
 import urllib.request
 import zlib
+from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -85,6 +87,7 @@ class Transport:
             max_line_size=_HEADER_BYTES,
             max_field_size=_HEADER_BYTES,
         )
+        self._turnstile = _Turnstile()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -99,17 +102,55 @@ class Transport:
         """
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
-                return Response(response.status, response.headers, await _read(response))
+                found = Response(response.status, response.headers, await _read(response))
+            await self._turnstile.go_through()
         except TimeoutError:
             raise TransientError("timeout", f"no complete reply within {self._deadline_s:g} s") from None
         except _BodyError as error:
             raise TransientError("not_an_answer", f"a reply came, and {error}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise TransientError("connection", f"connection failed ({_root(error)})") from None
+        return found
 
     def for_sdk(self) -> httpx2.AsyncClient:
         """The same connections as the SDK takes them; whatever it calls, its body is posted here."""
         return httpx2.AsyncClient(transport=_Bridge(self), trust_env=False)
+
+
+class _Turnstile:
+    """Lets few replies through in one turn of the event loop.
+
+    Requests that were sent together are answered together. If all these replies were then judged and written step by
+    step side by side, all next requests would go out together again, and so on: at 256 open requests of 0.2 s a cycle
+    of 0.29 s. Some at a time spread out and stay so: 0.23 s.
+    """
+
+    _MOST: Final = 8
+
+    def __init__(self) -> None:
+        self._left = self._MOST
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def go_through(self) -> None:
+        """At once, or in the next turns of the loop when too many came in this one."""
+        loop = asyncio.get_running_loop()
+        if self._left == 0:
+            self._waiting.append(loop.create_future())
+            await self._waiting[-1]
+            return
+        if self._left == self._MOST:
+            loop.call_soon(self._turn)
+        self._left -= 1
+
+    def _turn(self) -> None:
+        self._left = self._MOST
+        while self._waiting and self._left > 0:
+            first = self._waiting.popleft()
+            if not first.done():  # else it was cancelled
+                first.set_result(None)
+                self._left -= 1
+        if self._left < self._MOST:
+            asyncio.get_running_loop().call_soon(self._turn)
 
 
 class _Bridge(httpx2.AsyncBaseTransport):
