@@ -51,6 +51,22 @@ def test_lines_inserted_anywhere_change_no_key(before: list[bytes], inserted: li
     assert sum((new - old).values()) == len(inserted)
 
 
+@given(LINES, st.lists(st.integers(1, 5), max_size=6), st.sets(st.sampled_from([b"a", b"b"])))
+def test_lines_met_together_get_the_keys_that_they_get_alone(
+    lines: list[bytes], cuts: list[int], done: set[bytes]
+) -> None:
+    """How many are read in one go is a matter of speed; a key that depended on it would ask for all again."""
+    met, rest = [], lines
+    with KeyIndex() as alone, KeyIndex() as together:
+        for index in (alone, together):
+            index.add_done([line_hash(line).hex().encode() for line in sorted(done)], "answered")
+            index.done()
+        for cut in (*cuts, len(lines)):
+            met += together.meet_all(rest[:cut])
+            rest = rest[cut:]
+        assert met == [alone.meet(line) for line in lines]
+
+
 @given(LINES.flatmap(lambda lines: st.tuples(st.just(lines), st.permutations(lines))))
 def test_moved_lines_keep_their_keys(orders: tuple[list[bytes], list[bytes]]) -> None:
     """A file that was sorted or shuffled between two runs holds the same records."""

@@ -101,6 +101,48 @@ async def test_a_handful_goes_first_and_all_others_after_an_answer() -> None:
     assert watch.most == 64
 
 
+async def test_all_that_is_free_is_given_at_once() -> None:
+    """One slot a turn of the loop made each record wait for as many turns as there were others."""
+    limiter = a_limiter(8)
+    lane, given = limiter.lane(None), list[int]()
+
+    async def take(n: int) -> None:
+        await limiter.slot(lane, 1)
+        given.append(n)
+
+    slots = [await limiter.slot(lane, 1) for _ in range(4)]
+    slots[0].succeeded(1, {}, anyio.current_time())
+    slots += [await limiter.slot(lane, 1) for _ in range(4)]
+    async with anyio.create_task_group() as tasks:
+        for n in range(8):
+            tasks.start_soon(take, n)
+        await anyio.sleep(1)
+        assert not given
+        for slot in slots:
+            slot.release()
+        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.checkpoint()
+        assert sorted(given) == list(range(8))
+
+
+async def test_a_slot_that_comes_with_the_end_is_given_back() -> None:
+    """Given in the same turn in which its waiter is cancelled, it would be lost for the rest of the run."""
+    limiter = a_limiter(1)
+    lane = limiter.lane(None)
+    first = await limiter.slot(lane, 1)
+
+    async def take() -> None:
+        with await limiter.slot(lane, 1):
+            await anyio.sleep(10)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take)
+        await anyio.sleep(1)
+        first.release()
+        tasks.cancel_scope.cancel()
+    assert (limiter.open, lane.open, len(lane.waiting)) == (0, 0, 0)
+
+
 async def test_answers_go_before_rewrites() -> None:
     """What is started gets finished: else all rewrites are paid before the first answer, and a stop wastes them."""
     limiter = a_limiter(1)
