@@ -60,9 +60,6 @@ async def test_a_server_that_closes_after_each_reply_costs_next_to_no_attempt(
 
         async def ask() -> None:
             for _ in range(15):
-                await (
-                    anyio.lowlevel.checkpoint()
-                )  # the close comes in the same turn of the loop as the reply, or the next
                 try:
                     answered.append(await client.send(REQUEST, short=True))
                 except TransientError as error:
