@@ -2,7 +2,7 @@
 
 Knows openai; importing this module takes about a second. Invariants: one `send` is one HTTP request with one deadline,
 the SDK never retries; no message of an error holds a secret. A record's first request takes a short way: the SDK names
-its address and headers once, and its body goes straight to the connections that the SDK uses too (0.1 ms, not 0.9 ms).
+its headers once, and its body goes straight to the connections that the SDK uses too (0.1 ms, not 0.9 ms).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, cast
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import openai
 from openai.types.chat import ChatCompletion
@@ -94,7 +94,6 @@ class Endpoint:
             base_url=urlunsplit(place._replace(query="")),
             api_key=api_key,
             default_headers=headers,
-            default_query=dict(parse_qsl(parts.query, keep_blank_values=True)),
             max_retries=0,
             timeout=deadline_s,
             http_client=self._transport.for_sdk(),
@@ -159,7 +158,7 @@ class Endpoint:
         except openai.APIConnectionError as error:
             if isinstance(error.__cause__, TransientError):
                 raise self._named(error.__cause__) from None
-            raise
+            raise TransientError("connection", f"connection failed ({type(error.__cause__).__name__})") from None
         return Response(found.status_code, found.headers, found.content)
 
     def _named(self, error: TransientError) -> TransientError:
@@ -186,10 +185,18 @@ class Endpoint:
             message = f"HTTP {status} {why}"
             raise TransientError("not_an_answer", message, status=status, request_id=request_id) from None
         if isinstance(body, dict) and body.get("error") and not body.get("choices"):
-            told = json.loads(_unsaid(self._mask.text(plain(json.dumps(body["error"]))), request))
+            told = self._told(body["error"], request)
             now, model = datetime.now(UTC), str(request.get("model"))
             raise faults.from_error_body(told, headers, now=now, model=model, url=self._url)
         return reply_of(body, headers, status=status, request_id=request_id, mask=self._mask)
+
+    def _told(self, value: JsonValue, request: Request) -> JsonValue:
+        """A server's words without secrets and the prompt, in whatever shape they come."""
+        if isinstance(value, dict):
+            return {name: self._told(part, request) for name, part in value.items()}
+        if isinstance(value, list):
+            return [self._told(part, request) for part in value]
+        return _unsaid(self._mask.text(plain(value)), request) if isinstance(value, str) else value
 
     def _refusal(self, response: Response, request: Request) -> S2AError:
         return faults.from_status(
@@ -209,7 +216,7 @@ def as_completion(reply: Reply, text: str) -> ChatCompletion:
 
 def _mask(error: S2AError, mask: Mask) -> None:
     """Take secrets out of all that an error carries."""
-    error.args = (mask.message(str(error)),)
+    error.args = (mask.message(plain(str(error))),)  # a header may hold any bytes
     if isinstance(error, AttemptError):
         error.request_id = None if error.request_id is None else mask.message(plain(error.request_id))
         error.reply = None if error.reply is None else mask.reply(error.reply)

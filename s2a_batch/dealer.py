@@ -142,7 +142,7 @@ class Dealer:
                 await self._heed(process, message)
         status = (await anyio.to_thread.run_sync(os.waitpid, process.pid, 0))[1]
         process.reaped = True
-        if not process.ended:
+        if not process.ended and not self._front.scope.cancel_called:
             self._front.stop(StoppedEarly(self._story(process, status)))
         process.gone.set()
         self._changed.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 
@@ -10,9 +11,10 @@ def number(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
         return None
+    return found if math.isfinite(found) else None
 
 
 def seconds(text: str | None) -> float | None:

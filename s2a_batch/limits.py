@@ -222,8 +222,8 @@ class Limiter:
 
     def _heed(self, names: _Names, bucket: Bucket, headers: Mapping[str, str], now: float) -> None:
         """Learn a limit that the job does not give, and wait where a budget is used up."""
-        if bucket.limit is None and (limit := number(headers.get(names[0]))):
-            bucket.limit = limit
+        if bucket.limit is None and (limit := number(headers.get(names[0]))) is not None and limit >= 1:
+            bucket.limit = limit  # -1 is how some say that there is none
         left = number(headers.get(names[1]))
         if left is not None and left <= 0:
             reset_s = seconds(headers.get(names[2]))

@@ -106,9 +106,7 @@ class Bucket:
 
 
 class Window:
-    """How many requests may be open: few until the first answer, so that a wrong key costs a handful, then all.
-
-    After a refusal or an outage it grows again step by step.
+    """How many requests may be open: few at first, so that a wrong key costs a handful; each answer allows one more.
 
     Args:
         cap: Most that ever may be.
@@ -119,7 +117,6 @@ class Window:
     """
 
     _FIRST: Final = 4
-    _GROWTH: Final = 0.5
     _CUT: Final = 0.7
 
     def __init__(self, cap: int, *, adaptive: bool) -> None:
@@ -127,22 +124,17 @@ class Window:
         self._adaptive = adaptive
         self._slow_until = float(cap)
         self.begin()
-        self._is_eager = not adaptive
 
     def begin(self) -> None:
-        """Start anew, and carefully."""
-        self._is_eager = False
+        """Start anew."""
         self._exact = float(min(self._FIRST, self._cap))
         self.size = int(self._exact)
 
     def grow(self, in_use: int) -> None:
-        """A request was answered: slow start, then (adaptive) one more a round, and only while all are in use."""
-        if self._is_eager:
-            self._exact = float(self._cap)
-            self._is_eager, self.size = False, self._cap
+        """A request was answered: twice as many a round, then (adaptive) one more, and only while all are in use."""
         if self.size == self._cap or (self._adaptive and in_use < self.size):
             return
-        step = self._GROWTH if self._exact < self._slow_until else 1 / self._exact
+        step = 1.0 if self._exact < self._slow_until else 1 / self._exact
         self._exact = min(float(self._cap), self._exact + step)
         self.size = int(self._exact)
 

@@ -8,11 +8,15 @@ place that the job does not name); a reply's body has a bound, whatever its head
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import resource
 import select
 import ssl
 import urllib.request
 import zlib
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -22,7 +26,7 @@ import anyio
 import httpx2
 import truststore
 
-from s2a_batch.errors import JobError, TransientError
+from s2a_batch.errors import EndpointError, JobError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +40,7 @@ _LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _CONNECT_S: Final = 10.0
 _KEEPALIVE_S: Final = 30.0
 _HEADER_BYTES: Final = 64 << 10
+_OTHER_FILES: Final = 100
 _OF_THE_WAY: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 
 
@@ -77,13 +82,14 @@ class Transport:
             ) from None
 
     async def __aenter__(self) -> Self:
+        _make_room(self._connections)
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=self._connections, keepalive_timeout=_KEEPALIVE_S, ssl=self._ssl),
             headers={**self.headers, "accept-encoding": "gzip"},
             proxy=self._proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=self._deadline_s, sock_connect=min(_CONNECT_S, self._deadline_s)),
+            timeout=aiohttp.ClientTimeout(total=self._deadline_s, sock_connect=min(_CONNECT_S, self._deadline_s / 2)),
             max_line_size=_HEADER_BYTES,
             max_field_size=_HEADER_BYTES,
         )
@@ -99,16 +105,29 @@ class Transport:
 
         Raises:
             TransientError: No reply came, or none that HTTP knows.
+        EndpointError: The proxy refuses, or no more connections can be open on this machine.
         """
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
                 found = Response(response.status, response.headers, await _read(response))
             await self._turnstile.go_through()
+        except aiohttp.ConnectionTimeoutError:
+            within_s = min(_CONNECT_S, self._deadline_s / 2)
+            raise TransientError("connection", f"connection failed (none was made within {within_s:g} s)") from None
         except TimeoutError:
             raise TransientError("timeout", f"no complete reply within {self._deadline_s:g} s") from None
         except _BodyError as error:
             raise TransientError("not_an_answer", f"a reply came, and {error}") from None
+        except aiohttp.ClientHttpProxyError as error:
+            raise EndpointError(f"the proxy of the environment refuses: {error.status} {error.message[:80]}") from None
+        except aiohttp.ClientResponseError as error:
+            raise TransientError("not_an_answer", f"a reply came that is no HTTP: {error.message[:120]}") from None
         except (aiohttp.ClientError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+                raise EndpointError(
+                    f"{os.strerror(error.errno)}: each open request needs one; raise the limit (ulimit -n) or lower "
+                    "limits.open_requests"
+                ) from None
             raise TransientError("connection", f"connection failed ({_root(error)})") from None
         return found
 
@@ -159,7 +178,11 @@ class _Bridge(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         found = await self._transport.post(await request.aread())
-        headers = [(name, value) for name, value in found.headers.items() if name.lower() not in _OF_THE_WAY]
+        headers = [
+            (name.encode(), value.encode(errors="surrogateescape"))
+            for name, value in found.headers.items()
+            if name.lower() not in _OF_THE_WAY
+        ]
         return httpx2.Response(found.status, headers=headers, content=found.body, request=request)
 
 
@@ -228,6 +251,15 @@ def _unpacker(packed: str) -> zlib._Decompress:
     if packed not in ("gzip", "x-gzip", "deflate"):
         raise _BodyError(f"its body is packed as {packed[:40]}, which was not asked for")
     return zlib.decompressobj(zlib.MAX_WBITS | 32)
+
+
+def _make_room(connections: int) -> None:
+    """Allow this process as many open files as it may need, where the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = connections + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, connections + _OTHER_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _proxy_for(url: str) -> str | None:

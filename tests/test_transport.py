@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+import resource
+import socket
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from anyio.abc import SocketAttribute
 from hypothesis import given
 from hypothesis import strategies as st
 
 from s2a_batch.client import Endpoint
-from s2a_batch.errors import TransientError
+from s2a_batch.errors import EndpointError, TransientError
 from s2a_batch.transport import Transport, _Turnstile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
+
+    from anyio.abc import SocketStream
 
     from s2a_batch.client import Request
     from tests.server import Plan, Upstream
@@ -86,6 +91,128 @@ async def test_a_body_comes_whole_whatever_its_size(upstream: Callable[[Plan], U
         )
     body: Any = json.loads(found.body)
     assert (found.status, body["choices"][0]["message"]["content"]) == (200, "x" * size)
+
+
+@asynccontextmanager
+async def answering(reply: bytes) -> AsyncIterator[str]:
+    """A server that answers whatever comes with these bytes, and its base URL."""
+
+    async def answer(stream: SocketStream) -> None:
+        async with stream:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    await stream.receive()
+                    await stream.send(reply)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, answer)
+        yield f"http://127.0.0.1:{listener.extra_attributes[SocketAttribute.local_port]()}/v1"
+        tasks.cancel_scope.cancel()
+
+
+GOOD = b'{"choices": [{"message": {"role": "assistant", "content": "yes"}}]}'
+
+
+def http(body: bytes, headers: bytes = b"content-type: application/json\r\n") -> bytes:
+    return b"HTTP/1.1 200 OK\r\n%scontent-length: %d\r\n\r\n%s" % (headers, len(body), body)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize("header", [b"x-pop: Z\xc3\xbcrich", b"x-pop: \xff", b"x-request-id: \xff\xfe"])
+async def test_a_header_of_any_bytes_costs_no_reply(header: bytes, short: bool) -> None:
+    """A proxy in another country writes its town's name there: each retry of a night was lost for it, and paid."""
+    async with (
+        answering(http(GOOD, header + b"\r\n")) as base_url,
+        Endpoint(base_url=base_url, api_key="k", headers={}, deadline_s=5, connections=1) as client,
+    ):
+        reply = await client.send(REQUEST, short=short)
+    assert reply.text == "yes"
+    (reply.request_id or "").encode()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        http(b"<html>", b"content-type: text/\xff\r\n"),
+        http(GOOD, b"content-encoding: \xff\r\n"),
+        b"HTTP/1.1 OK fine\r\n\r\n",
+        http(GOOD, b"x: y\r\n" * 9000),
+    ],
+)
+async def test_what_is_no_answer_is_told_in_words_that_can_be_written(reply: bytes, short: bool) -> None:
+    """One reply that cannot be put into a file must not end the run; and the server is there, it has answered."""
+    async with (
+        answering(reply) as base_url,
+        Endpoint(base_url=base_url, api_key="k", headers={}, deadline_s=5, connections=1) as client,
+    ):
+        with pytest.raises(TransientError) as caught:
+            await client.send(REQUEST, short=short)
+    assert caught.value.kind == "not_an_answer"
+    assert str(caught.value).encode()
+
+
+@pytest.mark.anyio
+async def test_a_connection_that_nobody_takes_is_told_as_one() -> None:
+    """It reached nobody, so it cost nothing; told as a slow reply it was charged, and the remedy was none."""
+    with socket.socket() as deaf, ExitStack() as stack:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # more than it holds
+            caller = stack.enter_context(socket.socket())
+            caller.setblocking(False)
+            with suppress(BlockingIOError):
+                caller.connect(deaf.getsockname())
+        base_url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        async with Endpoint(base_url=base_url, api_key="k", headers={}, deadline_s=0.6, connections=1) as client:
+            with pytest.raises(TransientError, match="none was made within") as caught:
+                await client.send(REQUEST, short=True)
+    assert caught.value.kind == "connection"
+
+
+@pytest.mark.anyio
+async def test_as_many_files_may_be_open_as_connections_are_needed() -> None:
+    """Where 256 files is the system's first offer, 256 open requests stopped a run with a word about a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (resource.RLIM_INFINITY, -1) and hard < 700:
+        pytest.skip("the system allows no more")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        async with Endpoint(base_url="http://127.0.0.1:9", api_key="k", headers={}, deadline_s=1, connections=500):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (600, hard)
+        async with Endpoint(base_url="http://127.0.0.1:9", api_key="k", headers={}, deadline_s=1, connections=5):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (600, hard), "never less than there was"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.anyio
+async def test_a_proxy_that_refuses_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses all requests alike: retried for ten minutes, then told as a server that is not up."""
+    async with answering(b"HTTP/1.1 407 Who are you\r\ncontent-length: 0\r\n\r\n") as base_url:
+        for name in ("HTTPS_PROXY", "https_proxy"):
+            monkeypatch.setenv(name, base_url.removesuffix("/v1"))
+        there = "https://host.invalid/v1"
+        async with Endpoint(base_url=there, api_key="k", headers={}, deadline_s=5, connections=1) as client:
+            with pytest.raises(EndpointError, match="proxy of the environment refuses: 407"):
+                await client.send(REQUEST, short=True)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("prompt", ['"message": ', '", "code": "', "insufficient_quota"])
+async def test_a_prompt_that_looks_like_json_changes_no_error(
+    upstream: Callable[[Plan], Upstream], prompt: str
+) -> None:
+    """The prompt is taken out of what a server says; taken out of its JSON, it broke the error or hid its code."""
+    error = {"message": f"no room for {prompt}", "code": "server_busy"}
+    up = upstream({"rules": [{"replies": [{"error": error, "status": 200}]}]})
+    async with Endpoint(base_url=up.base_url, api_key="k", headers={}, deadline_s=5, connections=1) as client:
+        with pytest.raises(TransientError) as caught:
+            await client.send({"model": "m", "messages": [{"role": "user", "content": prompt}]}, short=True)
+    assert "[the prompt]" in str(caught.value)
 
 
 def turns(cancelled: set[int], count: int) -> list[int]:
