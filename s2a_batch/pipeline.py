@@ -18,7 +18,7 @@ from s2a_batch import prompts
 from s2a_batch.checks import judge_answer
 from s2a_batch.draft import Draft, FinishedRewrite
 from s2a_batch.errors import Drained, RecordError, StopRun
-from s2a_batch.records import Outcome, RecordFault, Rewrite, result_line
+from s2a_batch.records import Outcome, RecordFault, Rewrite, Stages, result_line
 from s2a_batch.rewriting import Rewriting
 
 if TYPE_CHECKING:
@@ -86,15 +86,11 @@ class Pipeline:
             draft.release()
 
     async def settle(self, record: Record | BadLine, outcome: Outcome) -> Outcome:
-        """Write what became of a record; an answer that is no JSON, as a user's class may make it, is a dead letter."""
+        """Write what became of a record; what is no JSON, as the answer of a user's class, is a dead letter."""
         try:
             data = result_line(record, outcome)
         except ValueError as error:
-            message = f"the answer is no JSON: {type(error).__name__}"
-            fault = RecordFault(kind="bug", message=message, stage="answer", line=record.line)
-            nothing = {"answer": None, "baseline": None}
-            outcome = outcome.model_copy(update={"status": "failed", "error": fault, **nothing})
-            data = result_line(record, outcome)
+            outcome, data = _without_what_is_no_json(record, outcome, type(error).__name__)
         await self._write(outcome.status, data)
         return outcome
 
@@ -197,6 +193,18 @@ class Pipeline:
 
     def _as_given(self, draft: Draft) -> list[prompts.Message]:
         return prompts.direct_messages(draft.record.asked, "baseline", instructions=self._job.answer.instructions)
+
+
+def _without_what_is_no_json(record: Record | BadLine, outcome: Outcome, why: str) -> tuple[Outcome, bytes]:
+    fault = RecordFault(kind="bug", message=f"the answer is no JSON: {why}", stage="answer", line=record.line)
+    lost = outcome.model_copy(update={"status": "failed", "error": fault, "answer": None, "baseline": None})
+    try:
+        return lost, result_line(record, lost)
+    except ValueError:  # nor is the audit: a line without it is better than a run that ends here, again and again
+        fault = fault.model_copy(update={"message": f"the audit is no JSON: {why}; please report it"})
+        bare = {"error": fault, "rewrite": None, "checks": (), "stages": Stages()}
+        lost = lost.model_copy(update=bare)
+        return lost, result_line(record, lost)
 
 
 def _from_rewrite(draft: Draft, job: AnswerJob) -> list[prompts.Message]:

@@ -398,3 +398,14 @@ async def test_a_slot_is_given_back_whatever_ends_the_record(error: Exception) -
     with pytest.raises(OutputError) if stops else contextlib.nullcontext():
         await way.go()
     assert way.limiter.open == 0
+
+
+async def test_an_audit_that_is_no_json_is_a_dead_letter_too() -> None:
+    """Whatever slips through must cost one record: the same line would end the run, and each resume, in one place."""
+    way = Way(FakeClient([{}, RequestRefused("bad_request", "half \ud83d of a character")]))
+    record = a_record()
+    found = await way.pipeline.process(record, None)
+    assert found is not None
+    assert (found.status, found.error and found.error.kind) == ("failed", "bug")
+    status, line = way.written[-1]
+    assert (status, json.loads(line)["input"]) == ("failed", json.loads(record.input_json))
