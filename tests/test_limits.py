@@ -113,7 +113,8 @@ async def test_all_that_is_free_is_given_at_once() -> None:
         given.append(n)
 
     slots = [await limiter.slot(lane, 1) for _ in range(4)]
-    slots[0].succeeded(1, {}, anyio.current_time())
+    for slot in slots:
+        slot.succeeded(1, {}, anyio.current_time())
     slots += [await limiter.slot(lane, 1) for _ in range(4)]
     async with anyio.create_task_group() as tasks:
         for n in range(8):
