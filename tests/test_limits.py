@@ -128,21 +128,28 @@ async def test_all_that_is_free_is_given_at_once() -> None:
         assert sorted(given) == list(range(8))
 
 
-async def test_a_slot_that_comes_with_the_end_is_given_back() -> None:
-    """Given in the same turn in which its waiter is cancelled, it would be lost for the rest of the run."""
-    limiter = a_limiter(1)
+async def test_a_slot_that_comes_with_the_drain_is_given_back() -> None:
+    """Given in the same turn in which the run begins to drain, it would start a request, or be lost."""
+    drain = anyio.Event()
+    limiter = a_limiter(1, drain=drain)
     lane = limiter.lane(None)
     first = await limiter.slot(lane, 1)
+    drained = []
 
     async def take() -> None:
-        with await limiter.slot(lane, 1):
-            await anyio.sleep(10)
+        try:
+            await limiter.slot(lane, 1)
+        except Drained:
+            drained.append(True)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(take)
         await anyio.sleep(1)
         first.release()
-        tasks.cancel_scope.cancel()
+        assert limiter.open == 1, "it is given at once"
+        drain.set()
+        limiter.wake_all()
+    assert drained
     assert (limiter.open, lane.open, len(lane.waiting)) == (0, 0, 0)
 
 
