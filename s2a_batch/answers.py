@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, c
 from pydantic_core import PydanticCustomError
 
 from s2a_batch.errors import JobError
-from s2a_batch.job import AnswerJob, Form, read_bytes
+from s2a_batch.stagejob import AnswerJob, Form, read_bytes
 
 
 def answer_model(job: AnswerJob) -> type[BaseModel] | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from s2a_batch.client import Request
     from s2a_batch.completion import Reply
     from s2a_batch.errors import FailureKind
-    from s2a_batch.job import Mode
+    from s2a_batch.stagejob import Mode
 
 _MODES: Final[dict[str, instructor.Mode]] = {
     "json_schema": instructor.Mode.JSON_SCHEMA,

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     import anyio
     from pydantic import BaseModel
 
-    from s2a_batch.job import Job, StageJob
+    from s2a_batch.job import Job
     from s2a_batch.ledger import SharedSpending
     from s2a_batch.records import StageName, Status
     from s2a_batch.report import Tally
     from s2a_batch.siblings import Notice
+    from s2a_batch.stagejob import StageJob
 
 # Record tasks for each open request. In virtual time over five workloads c1 + c2 tasks equal two worker pools joined by
 # a queue (0.999-1.000 of its makespan); half as many again gains 5 %.

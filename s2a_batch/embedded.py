@@ -28,8 +28,9 @@ import anyio
 from anyio.to_thread import run_sync
 
 from s2a_batch.errors import JobError
-from s2a_batch.job import EMBEDDED, is_embedded
+from s2a_batch.job import is_embedded
 from s2a_batch.model_file import last_lines, own_model
+from s2a_batch.stagejob import EMBEDDED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from s2a_batch.forms import Asked
-    from s2a_batch.job import AnswerJob, Job, StageJob
+    from s2a_batch.job import Job
     from s2a_batch.prices import CostOf
     from s2a_batch.records import AuditName, StageName
     from s2a_batch.resume import Options
+    from s2a_batch.stagejob import AnswerJob, StageJob
 
 
 # English words have 4 to 5 letters a token, digits and marks are one each or join by three; other scripts go from 3.5

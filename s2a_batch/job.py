@@ -17,112 +17,28 @@ from pydantic import BeforeValidator, Field, JsonValue, model_validator
 from s2a_batch.arms import Compare
 from s2a_batch.bounds import Limits, Retry, Table
 from s2a_batch.caps import Budget, Price
-from s2a_batch.errors import JobError
 from s2a_batch.forms import Fields
-from s2a_batch.freeform import Body, Headers, Variable
+from s2a_batch.freeform import Variable
 from s2a_batch.masking import masked_url
+from s2a_batch.operations import Hooks, Log, Metrics, Schedule, Telemetry
+from s2a_batch.stagejob import EMBEDDED, TWO_KEYS, AnswerJob, RewriteJob, StageJob, is_local
 
 if TYPE_CHECKING:
     from s2a_batch.records import StageName
 
-EMBEDDED: Final = "embedded"
 OPENAI_URL: Final = "https://api.openai.com/v1"
 OPENAI_KEY: Final = "OPENAI_API_KEY"
 _SHOWN_CHARS: Final = 60
 _MOST_PROCESSES: Final = 64
 _KEY_PLACES: Final = frozenset({"api_key_env", "api_key_file"})
-_TWO_KEYS: Final = "give api_key_env or api_key_file, not both; one place holds the key"
 
-Mode = Literal["json_schema", "tools", "json", "md_json"]
-Preset = Literal["unbiased", "relevance", "question"]
-Form = Literal["split", "single", "passages"]
-Policy = Literal["answer_anyway", "keep_original", "original", "fail"]
 Arm = Literal["s2a", "baseline", "instructed", "cot", "oracle"]
-AnswerType = Literal["text", "int", "float", "bool", "choice"]
 
 
 def _processes(value: object) -> object:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_PROCESSES):
         return value
     raise ValueError(f"expected a whole number from 1 to {_MOST_PROCESSES}, or 'auto'")
-
-
-class StageJob(Table):
-    """What both stages have. A None of model, base_url and the key's place is filled from the job's top level."""
-
-    model: str | None = None
-    base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
-    api_key_env: Variable | None = None
-    api_key_file: Path | None = Field(default=None, description="In place of api_key_env.")
-    headers_env: Headers = Field(default={}, description="Header name -> variable that holds its value.")
-    mode: Mode = "json_schema"
-    strict: bool = Field(default=True, description="Ask the server to hold the schema strictly.")
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    max_chars: int | None = Field(default=None, ge=1, description="Bound on each text field, told to the server.")
-    extra_body: Body = Field(default={}, description="Further request fields, sent as they are; none of ours.")
-    instructions: str | None = Field(default=None, description="Replaces our wording of the stage's instructions.")
-    examples: bool = Field(default=False, description="Send worked examples; small models need them.")
-    open_requests: int | None = Field(default=None, ge=1, description="This stage's own cap; None: only the limits'.")
-    limits: Limits | None = Field(default=None, description="In place of the job's, for a stage on its own account.")
-    price: Price | None = Field(default=None, description="In place of the job's and of the price list.")
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> StageJob:
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("give max_tokens or max_completion_tokens, not both; servers take one of them")
-        if self.api_key_env is not None and self.api_key_file is not None:
-            raise ValueError(_TWO_KEYS)
-        return self
-
-    def settings(self) -> dict[str, JsonValue]:
-        """What of this stage can change a result."""
-        places = {"base_url", "api_key_env", "api_key_file", "headers_env", "open_requests", "limits", "price"}
-        found = self.model_dump(mode="json", by_alias=True, exclude=places)
-        if _is_local(self.model):  # a model file counts by its name, wherever it lies
-            found["model"] = Path(str(self.model)).name
-        return found
-
-
-class RewriteJob(StageJob):
-    """Stage 1."""
-
-    preset: Preset = "relevance"
-    form: Form = Field(default="split", description="Context and question, one text, or numbers of passages to keep.")
-    skip: bool = Field(default=False, description="Ask no rewrite of a prompt that is one plain question.")
-    reask_failed: bool | None = Field(default=None, description="Ask once more when a check fails; None: by policy.")
-
-
-class AnswerJob(StageJob):
-    """Stage 2. The answer's type is one of `type`, `schema_file` or `class`."""
-
-    type: AnswerType = "text"
-    choices: tuple[str, ...] = Field(default=(), description="The options of type 'choice'.")
-    schema_file: Path | None = Field(default=None, description="A JSON Schema of an object.")
-    class_: str | None = Field(default=None, alias="class", description="package.module:Model, a pydantic model.")
-    instructed: bool | str = Field(default=True, description="Ask for an answer without bias; a text: in these words.")
-    keep_original: bool = Field(default=False, description="Show the original prompt beside the rewrite.")
-    on_failed_check: Policy = Field(default="answer_anyway", description="When a rewrite fails a check, re-asked.")
-    baseline_share: float = Field(default=0.0, ge=0, le=1, description="Also answer so many of the prompts as given.")
-
-    @model_validator(mode="after")
-    def _one_type(self) -> AnswerJob:
-        if (self.type == "choice") != bool(self.choices):
-            raise ValueError("type = 'choice' and choices = [..] go together")
-        given = [self.type != "text", self.schema_file is not None, self.class_ is not None]
-        if sum(given) > 1:
-            raise ValueError("give one of type, schema_file and class")
-        return self
-
-    def settings(self) -> dict[str, JsonValue]:
-        """As of the stage; a schema file counts by its content, not by its place."""
-        found = super().settings()
-        if self.schema_file is not None:
-            found["schema_file"] = hashlib.sha256(read_bytes(self.schema_file)).hexdigest()
-        return found
 
 
 class Job(Table):
@@ -152,6 +68,11 @@ class Job(Table):
         default=1, description="Of this machine that share the work and its limits; 'auto': as many as there are cores."
     )
     compare: Compare = Compare()
+    schedule: Schedule = Schedule()
+    hooks: Hooks = Hooks()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
+    telemetry: Telemetry = Telemetry()
     messages: Literal["full", "hash"] = Field(default="full", description="Keep the messages sent, or their hash.")
 
     @model_validator(mode="before")
@@ -161,7 +82,7 @@ class Job(Table):
         filled = dict(job)
         shared = {name: job[name] for name in ("model", "base_url", *_KEY_PLACES) if job.get(name) is not None}
         if shared.keys() >= _KEY_PLACES:
-            raise ValueError(_TWO_KEYS)
+            raise ValueError(TWO_KEYS)
         decoding = _PAPER if job.get("decoding") == "paper" else {}
         for stage in ("rewrite", "answer"):
             table = job.get(stage, {})
@@ -209,15 +130,20 @@ class Job(Table):
     def effective(self) -> dict[str, JsonValue]:
         """The whole job as it runs, for `run.json`; user and password of a URL are masked."""
         found = self.model_dump(mode="json", by_alias=True)
-        for table in (found, found["rewrite"], found["answer"]):
-            if table["base_url"] is not None:
-                table["base_url"] = masked_url(table["base_url"])
+        hooks = (found["hooks"]["on_success"], found["hooks"]["on_failure"])
+        for table, name in (
+            *((table, "base_url") for table in (found, found["rewrite"], found["answer"])),
+            *((hook, "url") for hook in hooks if hook is not None),
+            (found["telemetry"], "endpoint"),
+        ):
+            if table[name] is not None:
+                table[name] = masked_url(table[name])
         return found
 
 
 def is_embedded(stage: StageJob) -> bool:
     """Whether the stage is served by the embedded model server: `embedded`, a GGUF path, or no endpoint at all."""
-    return stage.base_url is None and _is_local(stage.model)
+    return stage.base_url is None and is_local(stage.model)
 
 
 _PAPER: Final[dict[str, JsonValue]] = {"temperature": 0.6, "top_p": 0.9}  # arXiv 2311.11829, sec. 4
@@ -231,22 +157,18 @@ _EMBEDDED_DEFAULTS: Final[dict[str, JsonValue]] = {
 }
 
 
-def _is_local(model: JsonValue) -> bool:
-    return model == EMBEDDED or str(model).endswith(".gguf")
-
-
 def _inherited(table: dict[str, JsonValue], shared: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """What a stage takes from the top level: a key never goes to an endpoint that it was not named for."""
     if "base_url" in table:
         return {name: shared[name] for name in ("model",) if name in shared}
     if _KEY_PLACES & table.keys():
         shared = {name: value for name, value in shared.items() if name not in _KEY_PLACES}
-    return {} if _is_local(table.get("model")) else shared
+    return {} if is_local(table.get("model")) else shared
 
 
 def _embedded_defaults(table: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Settings that a tiny model needs to come through a stage, under what the job says itself."""
-    if table.get("base_url") is None and _is_local(table.get("model", EMBEDDED)):
+    if table.get("base_url") is None and is_local(table.get("model", EMBEDDED)):
         return _EMBEDDED_DEFAULTS | table
     return table
 
@@ -265,14 +187,6 @@ def changes(old: dict[str, JsonValue], new: dict[str, JsonValue]) -> list[str]:
 def _short(value: JsonValue) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
-
-
-def read_bytes(path: Path) -> bytes:
-    """A small file's content; `JobError` when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise JobError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _check_url(name: str, url: str | None) -> None:

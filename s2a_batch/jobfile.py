@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from s2a_batch.errors import JobError
-from s2a_batch.job import Job, read_bytes
+from s2a_batch.job import Job
+from s2a_batch.stagejob import read_bytes
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

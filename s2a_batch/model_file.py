@@ -25,7 +25,7 @@ from anyio.to_thread import run_sync
 from platformdirs import user_cache_path
 
 from s2a_batch.errors import JobError
-from s2a_batch.job import EMBEDDED
+from s2a_batch.stagejob import EMBEDDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from s2a_batch.job import AnswerJob, Job
+    from s2a_batch.job import Job
     from s2a_batch.records import BadLine, Record, Status
+    from s2a_batch.stagejob import AnswerJob
     from s2a_batch.stages import Stage
 
 # Without a rewrite there is nothing else to show: what could not be had is as bad as what failed a check.

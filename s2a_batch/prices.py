@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from s2a_batch.caps import Price
-    from s2a_batch.job import Job, StageJob
+    from s2a_batch.job import Job
     from s2a_batch.records import StageName, Usage
+    from s2a_batch.stagejob import StageJob
 
 CostOf: TypeAlias = "Callable[[Usage], float]"
 """US dollars of one request's tokens."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from s2a_batch.forms import Asked
-    from s2a_batch.job import Arm, Form, Preset
+    from s2a_batch.job import Arm
+    from s2a_batch.stagejob import Form, Preset
 
 Message: TypeAlias = dict[str, str]
 """One chat message: `role` and `content`."""

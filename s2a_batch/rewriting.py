@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from s2a_batch.draft import Draft
     from s2a_batch.forms import Asked
-    from s2a_batch.job import RewriteJob
+    from s2a_batch.stagejob import RewriteJob
     from s2a_batch.stages import Stage, Trail
 
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from s2a_batch.budget import Meter
     from s2a_batch.client import Request
     from s2a_batch.completion import Reply
-    from s2a_batch.job import StageJob
     from s2a_batch.limits import Lane, Limiter, Slot
     from s2a_batch.report import StageTally
     from s2a_batch.retry import Health, RetryPolicy
+    from s2a_batch.stagejob import StageJob
 
 _CHARS_PER_TOKEN: Final = 3.5
 _REPLY_TOKENS: Final = 256

@@ -22,12 +22,13 @@ from s2a_batch.budget import Meter, Spending
 from s2a_batch.caps import Budget
 from s2a_batch.completion import Reply, reply_of
 from s2a_batch.forms import Asked
-from s2a_batch.job import AnswerJob, Job, RewriteJob
+from s2a_batch.job import Job
 from s2a_batch.limits import Limiter
 from s2a_batch.masking import Mask
 from s2a_batch.records import Record
 from s2a_batch.report import StageTally
 from s2a_batch.retry import Health, RetryPolicy
+from s2a_batch.stagejob import AnswerJob, RewriteJob
 from s2a_batch.stages import Stage
 from tests import server
 

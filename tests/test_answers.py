@@ -13,7 +13,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from s2a_batch.answers import RewriteReply, answer_model
 from s2a_batch.errors import JobError
-from s2a_batch.job import AnswerJob
+from s2a_batch.stagejob import AnswerJob
 
 if TYPE_CHECKING:
     from pathlib import Path

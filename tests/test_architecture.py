@@ -27,7 +27,7 @@ HOMES = {
     "rapidfuzz": {"compared"},
     "jsonschema_rs": {"answers"},
     "rich": {"display", "progress"},
-    "typer": {"cli", "commands", "options"},
+    "typer": {"cli", "options", "results"},
     "platformdirs": {"model_file"},
     "xllamacpp": {"embedded"},
     "pyarrow": {"parquet"},

@@ -23,7 +23,7 @@ from s2a_batch.errors import (
     TransientError,
     UnusableReply,
 )
-from s2a_batch.job import Mode
+from s2a_batch.stagejob import Mode
 from tests.fakes import FakeClient, Scripted
 
 if TYPE_CHECKING:

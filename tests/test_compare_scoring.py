@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2a_batch.compare import scoring
-from s2a_batch.job import AnswerJob
+from s2a_batch.stagejob import AnswerJob
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

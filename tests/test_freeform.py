@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from s2a_batch.job import StageJob
+from s2a_batch.stagejob import StageJob
 from tests.fakes import a_job
 
 OWNED = [

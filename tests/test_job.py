@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import JsonValue, ValidationError
 
 from s2a_batch.errors import JobError
-from s2a_batch.job import EMBEDDED, Job, StageJob, changes, fingerprint, is_embedded
+from s2a_batch.job import Job, changes, fingerprint, is_embedded
 from s2a_batch.masking import masked_url
+from s2a_batch.stagejob import EMBEDDED, StageJob
 
 if TYPE_CHECKING:
     from pathlib import Path

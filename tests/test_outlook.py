@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from s2a_batch.figures import Range
-    from s2a_batch.job import Form
+    from s2a_batch.stagejob import Form
     from tests.server import Plan, Upstream
 
 RECORDS = 24

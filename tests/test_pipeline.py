@@ -23,9 +23,9 @@ from s2a_batch.errors import (
     TransientError,
     UnusableReply,
 )
-from s2a_batch.job import AnswerJob, RewriteJob
 from s2a_batch.pipeline import Pipeline
 from s2a_batch.records import LINE_PREFIX, Outcome, Usage, result_line
+from s2a_batch.stagejob import AnswerJob, RewriteJob
 from tests.fakes import FakeClient, Scripted, a_job, a_limiter, a_record, a_stage, in_virtual_time, usage
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2a_batch.job import Preset
 from s2a_batch.prompts import PROMPT_VERSION, Examples, answer_messages, rewrite_messages
+from s2a_batch.stagejob import Preset
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 EXAMPLES: tuple[Examples, ...] = get_args(Examples)

@@ -18,8 +18,10 @@ from s2a_batch.bounds import Limits, Retry
 from s2a_batch.caps import Budget, Price
 from s2a_batch.checks.verdicts import VERDICTS
 from s2a_batch.forms import Fields
-from s2a_batch.job import AnswerJob, Job, RewriteJob, StageJob
+from s2a_batch.job import Job
+from s2a_batch.operations import Hooks, Log, Metrics, Schedule, Telemetry
 from s2a_batch.records import Outcome
+from s2a_batch.stagejob import AnswerJob, RewriteJob, StageJob
 from tests.processes import ROOT
 from tests.server import Plan, Upstream
 
@@ -72,6 +74,11 @@ def test_every_key_of_a_job_is_documented_with_its_default() -> None:
         ("retry.", Retry),
         ("budget.", Budget),
         ("price.", Price),
+        ("schedule.", Schedule),
+        ("hooks.", Hooks),
+        ("log.", Log),
+        ("metrics.", Metrics),
+        ("telemetry.", Telemetry),
     ):
         expected |= dict(_fields(model, prefix))
     assert _keys(_rows("## Job file")) == expected

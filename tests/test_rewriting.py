@@ -12,14 +12,15 @@ from s2a_batch.answers import REWRITE_REPLIES
 from s2a_batch.draft import FinishedRewrite
 from s2a_batch.errors import BudgetError, Drained, RequestRefused, UnusableReply
 from s2a_batch.forms import Asked
-from s2a_batch.job import AnswerJob, Job, RewriteJob
 from s2a_batch.pipeline import Pipeline
 from s2a_batch.rewriting import is_plain_question
+from s2a_batch.stagejob import AnswerJob, RewriteJob
 from tests.fakes import FakeClient, a_job, a_limiter, a_record, a_stage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from s2a_batch.job import Job
     from s2a_batch.records import Outcome, Status
     from tests.fakes import Scripted
     from tests.server import Reply

@@ -21,9 +21,9 @@ from s2a_batch.errors import (
     TransientError,
     UnusableReply,
 )
-from s2a_batch.job import AnswerJob, RewriteJob
 from s2a_batch.records import Usage
 from s2a_batch.retry import Health
+from s2a_batch.stagejob import AnswerJob, RewriteJob
 from s2a_batch.stages import Trail
 from tests.fakes import FakeClient, Scripted, a_limiter, a_stage, in_virtual_time, usage
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from s2a_batch.job import Job, StageJob
+    from s2a_batch.job import Job
     from s2a_batch.resume import Options
+    from s2a_batch.stagejob import StageJob
 
 ARMS: Final = "arms"
 JUDGE: Final = "judge"

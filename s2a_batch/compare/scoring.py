@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from s2a_batch.arms import Score
-    from s2a_batch.job import AnswerJob
+    from s2a_batch.stagejob import AnswerJob
 
 _EDGES: Final = " \t\r\n\"'`“”‘’„«»*_.,;:!?()[]{}"  # noqa: RUF001  typographic quotes are what models write
 _MINUS: Final = str.maketrans({"−": "-", "–": "-"})  # noqa: RUF001

@@ -1,4 +1,4 @@
-"""Commands of the packages above a run: each hands its options to the package that does the work, and loads it then.
+"""Commands over what runs left, and to compare arms.
 
 Knows typer. Invariant: nothing is decided here.
 """
@@ -98,3 +98,48 @@ def view(
     from s2a_batch.web import serve
 
     serve(directory, port, browser=not no_browser, say=functools.partial(print, flush=True))
+
+
+def status(directory: Annotated[Path, typer.Argument(help="A run's directory.")]) -> None:
+    """Say how a run stands; works while it runs."""
+    from s2a_batch.display import Screen
+    from s2a_batch.inspect import standing
+
+    Screen().standing(standing(directory), directory)
+
+
+def show(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    record: Annotated[str, typer.Argument(metavar="ID", help="An id of the input, a key, or line:N.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result line as it stands.")] = False,
+) -> None:
+    """Show one record: original, what the rewrite removed, answer, attempts."""
+    from s2a_batch.display import Screen
+    from s2a_batch.inspect import find, input_names
+
+    screen = Screen()
+    for line in find(directory, record):
+        if as_json:
+            screen.put(line.decode())
+        else:
+            screen.record(line, input_names(directory))
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    source: Annotated[
+        Path | None, typer.Argument(metavar="[INPUT]", help="The input; default: the one that run.json names.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Prove that each input line has exactly one result, and repair what a crash left.
+
+    Exit status: 0 it holds, 1 something is missing, doubled or damaged,
+    2 no run or no input there, 3 the input or the directory cannot be read to its end.
+    """
+    from s2a_batch.display import Screen
+    from s2a_batch.verify import verify as verify_run
+
+    found = verify_run(directory, source)
+    Screen().put(found.to_json() if as_json else found.to_text())
+    raise typer.Exit(0 if found.holds else 1)
