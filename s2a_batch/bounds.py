@@ -63,4 +63,7 @@ class Retry(Table):
     backoff_s: Positive = Field(default=0.5, description="Bound of the first backoff; doubles, with full jitter.")
     max_backoff_s: Positive = 60.0
     max_wait_s: Positive = Field(default=600.0, description="Longest wait taken from a server; more stops the run.")
+    failed: Literal["never", "transient", "all"] = Field(
+        default="never", description="Which dead letters later executions take up again."
+    )
     drain_s: Positive = Field(default=30.0, description="After a signal, open requests may take this long.")

@@ -123,6 +123,8 @@ def run(  # noqa: PLR0913  the command's options
     retry_failed: options.RetryFailed = False,
     accept_changes: options.AcceptChanges = False,
     fresh: options.Fresh = False,
+    day: options.Day = None,
+    if_running: options.IfRunning = "exit",
     quiet: options.Quiet = False,
 ) -> None:
     """Run a job, or go on with it: the same command does both.
@@ -137,10 +139,10 @@ def run(  # noqa: PLR0913  the command's options
     screen = Screen(quiet=quiet)
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
     table = options.table_of(places, open_requests, processes) | options.answer_table(answer, choice, source)
-    job = options.load_job(source, table, setting)
+    job = options.load_job(source, table, setting, day)
     from s2a_batch.resume import Options
 
-    how = Options(limit=limit, retry_failed=retry_failed, accept_changes=accept_changes, fresh=fresh)
+    how = Options(limit, 1, retry_failed, accept_changes, fresh, waits=if_running == "wait")
     if dry_run:
         _dry_run(job, how, screen)
         return
@@ -167,6 +169,7 @@ def estimate(  # noqa: PLR0913  the command's options
     retry_failed: options.RetryFailed = False,
     accept_changes: options.AcceptChanges = False,
     fresh: options.Fresh = False,
+    day: options.Day = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Say what a run will take: requests, tokens, money, time. Sends nothing but what --sample asks for.
@@ -183,7 +186,7 @@ def estimate(  # noqa: PLR0913  the command's options
         output = source.with_name(source.name + ".out")  # nothing is written
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
     table = options.table_of(places, open_requests) | options.answer_table(answer, choice, source)
-    job = options.load_job(source, table, setting)
+    job = options.load_job(source, table, setting, day)
     from s2a_batch.resume import Options
 
     how = Options(limit, retry_failed=retry_failed, accept_changes=accept_changes, fresh=fresh)

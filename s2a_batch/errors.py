@@ -25,7 +25,7 @@ Knows nothing else of the package. Messages say what, where and the remedy; they
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 FailureKind = Literal[
     # the input line
@@ -57,6 +57,11 @@ FailureKind = Literal[
     "bug",
 ]
 """Closed set of reasons: why a record or an attempt failed. Part of the output schema."""
+
+TRANSIENT: Final[frozenset[FailureKind]] = frozenset(
+    {"connection", "timeout", "server_error", "rate_limited", "not_an_answer"}
+)
+"""Reasons that lie with the endpoint and may be gone another night."""
 
 
 class S2AError(Exception):

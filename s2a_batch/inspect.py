@@ -15,6 +15,7 @@ from s2a_batch import linefiles, resume, rundir, setup, source
 from s2a_batch.account import Totals
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.keys import KeyIndex
+from s2a_batch.lock import is_locked
 from s2a_batch.records import BadLine, Known
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def standing(directory: Path) -> Standing:
         keys.add_done((key for key, _ in linefiles.scan(directory / rundir.DEAD_LETTERS)), "failed")
         keys.add_rewrites(linefiles.scan(directory / rundir.REWRITES))
         done, waiting = keys.done(), keys.rewrite_count()
-    running = rundir.is_locked(directory)
+    running = is_locked(directory)
     answered, failed = done.get("answered", 0), done.get("failed", 0)
     return Standing(running, answered, failed, waiting, manifest, _totals(manifest, running=running))
 

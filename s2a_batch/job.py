@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from s2a_batch.arms import Compare
 from s2a_batch.bounds import Limits, Retry, Table
@@ -30,9 +31,19 @@ OPENAI_URL: Final = "https://api.openai.com/v1"
 OPENAI_KEY: Final = "OPENAI_API_KEY"
 _SHOWN_CHARS: Final = 60
 _MOST_PROCESSES: Final = 64
+_NAME: Final = re.compile(r"\w[\w.-]*")
 _KEY_PLACES: Final = frozenset({"api_key_env", "api_key_file"})
 
 Arm = Literal["s2a", "baseline", "instructed", "cot", "oracle"]
+
+
+def _name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("expected letters, digits, '-', '_' and '.', for it may be part of a path")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
 
 
 def _processes(value: object) -> object:
@@ -44,6 +55,7 @@ def _processes(value: object) -> object:
 class Job(Table):
     """One job, complete and checked."""
 
+    name: Name | None = Field(default=None, description="Stands for {job}, and in logs and metrics.")
     input: Path
     output: Path
     model: str | None = None

@@ -10,16 +10,20 @@ import difflib
 import json
 import os
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from s2a_batch import placeholders
 from s2a_batch.errors import JobError
 from s2a_batch.job import Job
 from s2a_batch.stagejob import read_bytes
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from pydantic import JsonValue
     from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
@@ -40,12 +44,13 @@ _EXPECTED: Final = {
 }
 
 
-def load(path: Path, overrides: dict[str, JsonValue] | None = None) -> Job:
+def load(path: Path, overrides: dict[str, JsonValue] | None = None, at: date | None = None) -> Job:
     """Read a job file.
 
     Args:
         path: A TOML file; relative paths in it are relative to its directory.
         overrides: Top-level values and tables that win over the file's.
+        at: What `{date}` stands for, a day or a moment; None: now.
 
     Raises:
         JobError: With every fault of the file: key, what is wrong, the near miss.
@@ -55,13 +60,16 @@ def load(path: Path, overrides: dict[str, JsonValue] | None = None) -> Job:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise JobError(f"{path}: not TOML: {error}") from None
     anchor(table, path.parent)
-    return build(merge(table, overrides or {}), str(path))
+    return build(merge({"name": path.stem}, merge(table, overrides or {})), str(path), at)
 
 
-def build(table: dict[str, JsonValue], where: str) -> Job:
-    """A checked job from a table; `where` names its origin in errors (`JobError`)."""
+def build(table: dict[str, JsonValue], where: str, at: date | None = None) -> Job:
+    """A checked job from a table; `where` names its origin in errors (`JobError`); `at` as in `load`."""
+    name = table.get("name")
     try:
-        return Job.model_validate(table)
+        return Job.model_validate(placeholders.fill(table, str(name or "job"), at or datetime.now(UTC)))
+    except JobError as error:
+        raise JobError(f"{where}: {error}") from None
     except ValidationError as error:
         raise JobError("\n".join(f"{where}: {_explain(fault)}" for fault in error.errors())) from None
 

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from s2a_batch.records import LINE_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 DAMAGED: Final = "damaged.bin"
@@ -126,6 +126,19 @@ def mark(path: Path, size: int) -> str:
         return ""
     sound = len(tail) == min(size, _MARK_BYTES) and tail.endswith(b"\n")
     return hashlib.blake2b(tail, digest_size=8).hexdigest() if sound else ""
+
+
+def copy(source: Path, target: Path, wanted: Callable[[bytes], bool]) -> int:
+    """Write the wanted lines to another file, and bring it to the disk; returns how many there are."""
+    count = 0
+    with open(target, "wb", opener=open_private) as file:
+        for _, line in lines(source):
+            if wanted(line):
+                file.write(line + b"\n")
+                count += 1
+        file.flush()
+        os.fsync(file.fileno())
+    return count
 
 
 def repair(path: Path) -> list[str]:

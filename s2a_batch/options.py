@@ -5,6 +5,7 @@ Knows typer. Invariant: what an option says wins over the job file; importing th
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +15,7 @@ from s2a_batch.errors import JobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import date
 
     from pydantic import JsonValue
 
@@ -37,6 +39,11 @@ Only = Annotated[str | None, typer.Option(help="'rewrite': stop after stage 1.")
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Take up dead letters again.")]
 AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="Resume with changed settings.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start anew.")]
+Day = Annotated[
+    str | None,
+    typer.Option("--date", metavar="YYYY-MM-DD", help="What {date} in paths of the job stands for; default: today."),
+]
+IfRunning = Annotated[Literal["exit", "wait"], typer.Option(help="What to do when another run holds the directory.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing when all is well.")]
 ExportInput = Annotated[
     Path | None, typer.Argument(metavar="[INPUT]", help="The input; default: the one that run.json names.")
@@ -80,26 +87,33 @@ def _count(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def load_job(source: Path, table: dict[str, JsonValue], settings: list[str] | None) -> Job:
+def load_job(
+    source: Path, table: dict[str, JsonValue], settings: list[str] | None, day: str | date | None = None
+) -> Job:
     """The job of a file or an input, under what the options say; `JobError` names every fault."""
     from s2a_batch import jobfile
+    from s2a_batch.placeholders import day_of
 
+    at = day_of(day) if isinstance(day, str) else day
     for text in settings or ():
         table = jobfile.with_setting(table, text)
     if source.suffix == ".toml":
-        return jobfile.load(source, table)
-    return jobfile.build({"input": str(source), **table}, "command line")
+        return jobfile.load(source, table, at)
+    name = source.name.partition(".")[0]
+    return jobfile.build({"name": name, "input": str(source), **table}, "command line", at)
 
 
 def job_maker(
-    source: Path, table: dict[str, JsonValue], settings: list[str] | None
+    source: Path, table: dict[str, JsonValue], settings: list[str] | None, day: str | None
 ) -> Callable[[dict[str, JsonValue]], Job]:
-    """Makes the job of `load_job` anew, with further keys that win over all others."""
+    """Makes the job of `load_job` anew, with further keys that win over all others; each time of the same day."""
     from s2a_batch import jobfile
+    from s2a_batch.placeholders import day_of
 
+    at = datetime.now(UTC) if day is None else day_of(day)
     for text in settings or ():
         table = jobfile.with_setting(table, text)
-    return lambda keys: load_job(source, jobfile.merge(table, keys), None)
+    return lambda keys: load_job(source, jobfile.merge(table, keys), None, at)
 
 
 def answer_table(answer: str | None, choices: list[str] | None, source: Path) -> dict[str, JsonValue]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from s2a_batch import __version__, prompts, rundir
 from s2a_batch.account import Summary, Totals
 from s2a_batch.answers import answer_model
-from s2a_batch.errors import JobError, OutputError
+from s2a_batch.errors import TRANSIENT, FailureKind, JobError, OutputError
 from s2a_batch.job import changes, fingerprint
 from s2a_batch.linefiles import DamagedLineError
 
@@ -44,6 +44,7 @@ class Options:
         retry_failed: Take up dead letters again.
         accept_changes: Go on although the job's settings changed.
         fresh: Set what is there aside and start anew.
+        waits: Where another run holds the directory, wait for its end.
     """
 
     limit: int | None = None
@@ -51,6 +52,7 @@ class Options:
     retry_failed: bool = False
     accept_changes: bool = False
     fresh: bool = False
+    waits: bool = False
 
 
 class Resume:
@@ -99,7 +101,7 @@ class Resume:
         self._settle()
         for note in self.directory.cut_tails():
             self._say(note)
-        if self._options.retry_failed and (aside := self.directory.set_dead_letters_aside()):
+        if aside := self.directory.set_dead_letters_aside(retried(self._job, self._options)):
             self._say(f"failed records are pending again; their dead letters are kept in {aside}")
         done = self._read_done()
         self.write_manifest(None)
@@ -148,6 +150,13 @@ class Resume:
     def _made_by_these(self) -> bool:
         """Whether these settings made what lies here, as far as the first line of each file tells; nothing: yes."""
         return self.directory.fingerprints() <= {self.fingerprint, self.rewrite_fingerprint}
+
+
+def retried(job: Job, options: Options) -> frozenset[FailureKind] | None:
+    """Of which kinds the dead letters are that an execution takes up again; None: of all."""
+    if options.retry_failed or job.retry.failed == "all":
+        return None
+    return TRANSIENT if job.retry.failed == "transient" else frozenset()
 
 
 def check_paths(job: Job) -> None:

@@ -1,6 +1,6 @@
-"""A run's directory as the checkpoint: its lock, its repair, what in it is done, its manifest.
+"""A run's directory as the checkpoint: its repair, what in it is done, its manifest.
 
-Knows the kernel's file locks. Invariants: only the holder of the lock changes anything; a reader needs no lock and sees
+Invariants: only the holder of the lock changes anything; a reader needs no lock and sees
 whole lines, but for a last one that is being written; what `.synced` names was whole and on the disk when it was
 written, and without it, or with other files than it names, everything is looked at anew.
 """
@@ -8,24 +8,23 @@ written, and without it, or with other files than it names, everything is looked
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
-import socket
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from s2a_batch import linefiles
-from s2a_batch.errors import JobError, LockedError, OutputError
+from s2a_batch.errors import JobError, OutputError
 from s2a_batch.linefiles import DAMAGED, NEW
+from s2a_batch.lock import Lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
+    from pathlib import Path
 
     from pydantic import JsonValue
 
+    from s2a_batch.errors import FailureKind
     from s2a_batch.keys import KeyIndex
     from s2a_batch.records import Status
 
@@ -37,52 +36,36 @@ LINE_FILES: Final = (RESULTS, DEAD_LETTERS, REWRITES)
 FILES: Final[dict[Status, str]] = {"answered": RESULTS, "failed": DEAD_LETTERS, "rewritten": REWRITES}
 """Where the line of a record with this status stands."""
 _HALF: Final = ".part"
-_LOCK: Final = ".lock"
 _SYNCED: Final = ".synced"
-_LOOK_S: Final = 0.05  # a `status` that looks at the lock holds it for some microseconds
-_LAST_S: Final = 5.0  # a write to a slow disk is the last that a process does when it is killed
 _SYNCED_BYTES: Final = 512  # one sector: it is written whole or not at all
 
 
 class RunDirectory:
     """One run's directory, created on entry if need be and locked while the context lasts.
 
+    Args:
+        path: The directory.
+        waiting: Told who holds the lock, whose end is then waited for; None: it is an error.
+
     Raises on entry:
         LockedError: Another run holds it.
         JobError: It holds files that are not ours, or it cannot be created.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, waiting: Callable[[str], None] | None = None) -> None:
         self.path = path
-        self._lock_fd: int | None = None
+        self._waiting = waiting
+        self._lock = Lock(path)
         self._vouched: tuple[str, ...] = LINE_FILES
         self._noted: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         self.refuse_foreign_files()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock_fd = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise JobError(f"{self.path}: cannot be the run's directory: {error.strerror}") from None
-        holder = os.pread(self._lock_fd, 200, 0).decode(errors="replace").strip() or "unknown"
-        if not _locked(self._lock_fd, _LOOK_S) and not (_is_gone(holder) and _locked(self._lock_fd, _LAST_S)):
-            os.close(self._lock_fd)
-            raise LockedError(f"{self.path}: another run holds it ({holder}); wait for it, or stop it")
-        self._sign(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._lock.take(self._waiting)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock_fd is not None:
-            self._sign("")
-            os.close(self._lock_fd)
-
-    def _sign(self, text: str) -> None:
-        """Say in the lock who holds it. For people only: the kernel's lock decides, so a full disk is no matter."""
-        if self._lock_fd is not None:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._lock_fd, 0)
-                os.pwrite(self._lock_fd, text.encode(), 0)
+        self._lock.give_back()
 
     def cut_tails(self) -> list[str]:
         """Cut what a kill left unfinished, and bring to the disk what it wrote; says what it did."""
@@ -157,14 +140,20 @@ class RunDirectory:
         self.note_synced()
         return sum(keys.done().values())
 
-    def set_dead_letters_aside(self) -> str | None:
-        """Make failed records pending again: their file gets a free name and stays for the audit."""
+    def set_dead_letters_aside(self, kinds: Collection[FailureKind] | None) -> str | None:
+        """Make records pending that failed of these kinds, or all (None): their lines go to a file that stays."""
         path = self.path / DEAD_LETTERS
-        if not path.exists() or path.stat().st_size == 0:
+        if kinds == frozenset() or not path.exists() or path.stat().st_size == 0:
             return None
-        aside = self._free("dead_letters.{}.jsonl")
         linefiles.repair(path)
-        path.rename(aside)
+        aside, staying = self._free("dead_letters.{}.jsonl"), path.with_name(path.name + NEW)
+        moved = linefiles.copy(path, aside, lambda line: _is_one_of(line, kinds))
+        if not moved:
+            aside.unlink()
+            return None
+        # A kill before the exchange leaves lines in both files, and the next execution sets them aside once more.
+        linefiles.copy(path, staying, lambda line: not _is_one_of(line, kinds))
+        staying.replace(path)
         linefiles.sync(self.path)
         return aside.name
 
@@ -233,35 +222,22 @@ class RunDirectory:
                 raise JobError(f"{path}: not written by s2a-batch; choose another output directory")
 
 
-def _locked(fd: int, within_s: float) -> bool:
-    """Take the lock, and try for so long."""
-    end = time.monotonic() + within_s
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(0.01)
-        except OSError as error:  # some network file systems
-            raise JobError(
-                f"the output directory's file system has no locks ({error.strerror}); put the output on a local disk"
-            ) from None
-        else:
-            return True
+def staying(directory: Path, kinds: Collection[FailureKind] | None) -> Iterator[bytes]:
+    """Keys (as text bytes) of the dead letters that `set_dead_letters_aside` would leave."""
+    path = directory / DEAD_LETTERS
+    if kinds == frozenset():
+        return (key for key, _ in linefiles.scan(path))
+    lines = (line for _, line in linefiles.lines(path) if linefiles.is_sound(line))
+    return (linefiles.key_of(line) for line in lines if not _is_one_of(line, kinds))
 
 
-def _is_gone(holder: str) -> bool:
-    """Whether the one that signed the lock is dead, so that only processes that it forked, and which end, hold it."""
-    process, on, host = holder.removeprefix("process ").partition(" on ")
-    if not on or host != socket.gethostname() or not process.isdigit():
-        return False
-    try:
-        os.kill(int(process), 0)
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except ProcessLookupError:
+def _is_one_of(line: bytes, kinds: Collection[FailureKind] | None) -> bool:
+    """Whether a dead letter is of these kinds; None: of any."""
+    if kinds is None:
         return True
-    except OSError:  # it is another user's, or this system has no /proc
+    try:
+        return json.loads(line)["error"]["kind"] in kinds
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
@@ -277,23 +253,6 @@ def read_manifest(directory: Path) -> dict[str, JsonValue] | None:
     if not isinstance(found, dict) or "s2a_batch" not in found:
         raise JobError(f"{directory / MANIFEST}: not written by s2a-batch; choose another output directory")
     return found
-
-
-def is_locked(directory: Path) -> bool:
-    """Whether a run holds the directory now."""
-    try:
-        fd = os.open(directory / _LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # where there are no locks there is no run
-        return False
-    finally:
-        os.close(fd)
-    return False
 
 
 def _in_place(path: str, flags: int) -> int:

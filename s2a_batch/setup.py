@@ -138,8 +138,7 @@ def _read_done(job: Job, options: Options, keys: KeyIndex) -> None:
     if options.fresh:
         return
     keys.add_done(_keys(job.output / rundir.RESULTS), "answered")
-    if not options.retry_failed:
-        keys.add_done(_keys(job.output / rundir.DEAD_LETTERS), "failed")
+    keys.add_done(rundir.staying(job.output, resume.retried(job, options)), "failed")
     if job.only:
         keys.add_done(_keys(job.output / rundir.REWRITES), "rewritten")
     else:

@@ -26,7 +26,7 @@ from s2a_batch.keys import KeyIndex
 from s2a_batch.ledger import Ledger
 from s2a_batch.records import Known
 from s2a_batch.report import Tally
-from s2a_batch.resume import Resume, check_paths
+from s2a_batch.resume import Resume, check_paths, retried
 from s2a_batch.rewrites import FinishedRewrites
 from s2a_batch.rundir import RunDirectory
 from s2a_batch.setup import check_setup
@@ -93,9 +93,9 @@ def run_job(
     check_paths(job)
     check_setup(job, environ)
     with (
-        RunDirectory(job.output) as directory,
+        RunDirectory(job.output, say if options.waits else None) as directory,
         KeyIndex() as keys,
-        FinishedRewrites(job, keys, sound_only=options.retry_failed) as rewrites,
+        FinishedRewrites(job, keys, sound_only=retried(job, options) is None) as rewrites,
     ):
         worker = _Worker(job, options, Resume(job, options, directory, keys, say), say)
         count = process_count(job)

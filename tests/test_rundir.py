@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from s2a_batch.errors import JobError, LockedError, OutputError
 from s2a_batch.keys import KeyIndex, key_text, line_hash
 from s2a_batch.linefiles import DAMAGED, DamagedLineError, scan
+from s2a_batch.lock import is_locked
 from s2a_batch.records import BadLine, Outcome, RecordFault, result_line
 from s2a_batch.rundir import (
     DEAD_LETTERS,
@@ -25,7 +26,6 @@ from s2a_batch.rundir import (
     RESULTS,
     REWRITES,
     RunDirectory,
-    is_locked,
     read_manifest,
 )
 
@@ -195,11 +195,11 @@ def test_a_refused_directory_is_not_left_locked(tmp_path: Path) -> None:
 def test_files_set_aside_never_replace_earlier_ones(tmp_path: Path) -> None:
     """The audit of the first night must survive the third --retry-failed and the third --fresh."""
     with RunDirectory(tmp_path) as run:
-        assert run.set_dead_letters_aside() is None
+        assert run.set_dead_letters_aside(None) is None
         assert run.set_all_aside() is None
         for n in range(2):
             (tmp_path / DEAD_LETTERS).write_bytes(LINES[n])
-            assert run.set_dead_letters_aside() == f"dead_letters.{n + 1}.jsonl"
+            assert run.set_dead_letters_aside(None) == f"dead_letters.{n + 1}.jsonl"
         for n in range(2):
             (tmp_path / RESULTS).write_bytes(LINES[n])
             (tmp_path / MANIFEST).write_text("{}")

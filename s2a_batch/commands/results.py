@@ -28,6 +28,7 @@ def compare(  # noqa: PLR0913  the command's options
     retry_failed: options.RetryFailed = False,
     accept_changes: options.AcceptChanges = False,
     fresh: options.Fresh = False,
+    day: options.Day = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Answer the same records in several ways (arms), and say which is right how often. Resumes as run does.
@@ -39,7 +40,7 @@ def compare(  # noqa: PLR0913  the command's options
     from s2a_batch.resume import Options
 
     screen, table = Screen(quiet=quiet), {"output": output, "model": model, "base_url": base_url}
-    make = options.job_maker(source, options.table_of(table, open_requests), setting)
+    make = options.job_maker(source, options.table_of(table, open_requests), setting, day)
     how = Options(limit, 1, retry_failed, accept_changes, fresh)
     audience = Audience(screen.say, screen.watch, screen.finished)
     exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)

@@ -7,7 +7,6 @@ all of them together; the figures come from the files alone.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from dataclasses import dataclass, replace
@@ -140,8 +139,7 @@ def _run(job: Job, options: Options, purse: Purse, audience: Audience, environ: 
     """Run what is pending of one arm; returns its exit status."""
     how, left = options, purse.left()
     if options.limit is not None or left is None:
-        look = functools.partial(matching.pending, retry_failed=options.retry_failed, fresh=options.fresh)
-        todo = anyio.run(functools.partial(look, job, options.limit))
+        todo = anyio.run(matching.pending, job, options.limit, options)
         if todo and left is None:
             raise purse.error()
         how = replace(options, limit=todo)

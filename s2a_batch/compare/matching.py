@@ -15,6 +15,7 @@ from s2a_batch import linefiles, rundir, source
 from s2a_batch.keys import KeyIndex
 from s2a_batch.prices import prices_of
 from s2a_batch.records import BadLine, Known, Record, Usage
+from s2a_batch.resume import retried
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from s2a_batch.job import Job
     from s2a_batch.prices import CostOf
     from s2a_batch.records import StageName
+    from s2a_batch.resume import Options
 
 _MOST_DIGITS: Final = 4_000
 
@@ -206,20 +208,19 @@ def _matched(record: Record | BadLine, shelves: Sequence[Shelf]) -> Matched:
     )
 
 
-async def pending(job: Job, limit: int | None, *, retry_failed: bool, fresh: bool) -> int:
+async def pending(job: Job, limit: int | None, options: Options) -> int:
     """How many records a run would take up, of the first so many of the input; None: of all.
 
     Args:
         job: Names the input and the directory.
         limit: So many first records of the input.
-        retry_failed: Dead letters are taken up again.
-        fresh: Everything is.
+        options: Of the execution.
     """
     left = number = 0
-    names = () if fresh else (rundir.RESULTS,) if retry_failed else (rundir.RESULTS, rundir.DEAD_LETTERS)
     with KeyIndex() as keys, KeyIndex() as done:
-        for name in names:
-            done.add_done((key for key, _ in linefiles.scan(job.output / name)), "answered")
+        if not options.fresh:
+            done.add_done((key for key, _ in linefiles.scan(job.output / rundir.RESULTS)), "answered")
+            done.add_done(rundir.staying(job.output, retried(job, options)), "failed")
         async with aclosing(source.records(job.input, job.fields, keys)) as records:
             async for record in records:
                 if number == limit:

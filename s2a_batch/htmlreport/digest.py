@@ -25,6 +25,7 @@ from s2a_batch.htmlreport.rows import STAGES, row_of
 from s2a_batch.htmlreport.told import Told
 from s2a_batch.job import Job
 from s2a_batch.keys import KeyIndex
+from s2a_batch.lock import is_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,7 +47,7 @@ def digest(directory: Path) -> Reading:
     manifest = rundir.read_manifest(directory)
     if manifest is None:
         raise JobError(f"{directory}: no run here (it has no {rundir.MANIFEST}); give the directory that -o named")
-    running = rundir.is_locked(directory)
+    running = is_locked(directory)
     found = _Digest(_bills(manifest), _fields(manifest))
     with KeyIndex() as keys:
         keys.add_done(found.take(directory, rundir.RESULTS), "answered")

@@ -24,6 +24,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from s2a_batch import rundir
+from s2a_batch.lock import is_locked
 from s2a_batch.web import viewindex, viewquery, viewrecord
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class Site:
     def _running(self) -> bool:
         """Whether a run holds the directory; looked at seldom, as a look takes the lock for a moment."""
         if time.monotonic() - self._looked > _LOCK_S:
-            self._locked, self._looked = rundir.is_locked(self._directory), time.monotonic()
+            self._locked, self._looked = is_locked(self._directory), time.monotonic()
         return self._locked
 
     @contextlib.contextmanager

@@ -1,0 +1,53 @@
+"""Dead letters that a job takes up again by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.processes import RUN, read_lines, run, write_input
+from tests.server import Upstream
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.server import Plan
+
+REFUSED, LOST = "[[r-1]]", "[[r-2]]"
+FAULTS: Plan = {
+    "rules": [
+        {"when": {"contains": REFUSED}, "replies": [{"status": 400, "error": {"message": "no"}}]},
+        {"when": {"contains": LOST}, "replies": [{"status": 500, "error": {"message": "sorry"}}]},
+    ]
+}
+ONCE = ("--set", "retry.attempts=1")
+
+
+@pytest.mark.parametrize(("failed", "asked_again"), [("never", set[int]()), ("transient", {2}), ("all", {1, 2})])
+def test_the_job_says_which_dead_letters_a_later_run_takes_up(
+    tmp_path: Path, failed: str, asked_again: set[int]
+) -> None:
+    """The cron line stays the same after a bad night; what would only be refused again is not paid again."""
+    write_input(tmp_path / "in.jsonl", range(4))
+    with Upstream(FAULTS) as upstream:
+        command = (*RUN, "--base-url", upstream.base_url, "--set", f"retry.failed={failed}", *ONCE)
+        assert run(tmp_path, *command).status == 1
+        upstream.replan({})
+        upstream.reset_stats()
+        preview = run(tmp_path, *command, "--dry-run")
+        assert f"{len(asked_again)} pending" in preview.out
+        second = run(tmp_path, *command)
+        asked = {int(marker[4:-2]) for row in upstream.requests() for marker in row["markers"]}
+        upstream.reset_stats()
+        third = run(tmp_path, *command)
+        assert upstream.stats().requests == 0
+    out = tmp_path / "out"
+    assert asked == asked_again
+    assert len(read_lines(out / "results.jsonl")) == 2 + len(asked_again)
+    left = {line["id"] for line in read_lines(out / "dead_letters.jsonl")}
+    assert left == {1, 2} - asked_again
+    assert second.status == third.status == (1 if left else 0)
+    aside = [line["id"] for path in out.glob("dead_letters.[0-9].jsonl") for line in read_lines(path)]
+    assert sorted(aside) == sorted(asked_again)
+    assert run(tmp_path, "verify", "out").status == 0
