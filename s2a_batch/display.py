@@ -19,6 +19,7 @@ from rich.text import Text
 
 from s2a_batch import inspect, marks, progress
 from s2a_batch.account import StageSummary, Summary
+from s2a_batch.errors import JobError
 from s2a_batch.figures import dollars
 from s2a_batch.records import Outcome, Rewrite
 from s2a_batch.rundir import DEAD_LETTERS
@@ -86,8 +87,8 @@ class Screen:
         """The closing summary."""
         if found.fault is not None:
             self.error(str(found.fault))
-        if self._quiet and found.exit_status == 0:
-            return
+        if isinstance(found.fault, JobError) or (self._quiet and found.exit_status == 0):
+            return  # of a wrong job nothing was sent, so there is no account
         summary, status = found.summary, f"; exit {found.exit_status}" if found.exit_status else ""
         rows = [*_account(summary), *_remedies(summary), *_failures(output, summary.failed + summary.failed_before)]
         self._note(Text(_tame("\n".join([*rows, f"files in {output}{status}"]))))

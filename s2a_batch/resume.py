@@ -21,6 +21,7 @@ from s2a_batch.linefiles import DamagedLineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from pydantic import JsonValue
 
@@ -160,16 +161,25 @@ def retried(job: Job, options: Options) -> frozenset[FailureKind] | None:
 
 
 def check_paths(job: Job) -> None:
-    """Raise `JobError` when the input is not there, or is what the run writes."""
+    """Raise `JobError` when the input or a lent rewrite is not there, or is what the run writes."""
     try:
         if job.input.resolve() in {(job.output / name).resolve() for name in rundir.LINE_FILES}:
             raise JobError(f"{job.input}: a run cannot read what it writes; choose another output directory")
         if job.rewrites is not None and job.rewrites.resolve() == job.output.resolve():
             raise JobError(f"rewrites = '{job.rewrites}' is this run itself, which uses its own anyway; leave it out")
+        lent_rewrites(job)
         if not job.input.exists():
             raise JobError(f"{job.input}: cannot read the input: no such file")
     except (OSError, ValueError) as error:
         raise JobError(f"{job.input}: no usable path: {error}") from None
+
+
+def lent_rewrites(job: Job) -> Path | None:
+    """The file of another run whose rewrites the job uses; None when it uses none; `JobError` when it is not there."""
+    path = None if job.rewrites is None else job.rewrites / rundir.REWRITES
+    if path is not None and not path.is_file():
+        raise JobError(f"{path}: no such file; 'rewrites' names the directory of another run")
+    return path
 
 
 def settings_of(job: Job) -> Settings:

@@ -13,8 +13,8 @@ import anyio.to_thread
 
 from s2a_batch import linefiles, rundir
 from s2a_batch.draft import FinishedRewrite
-from s2a_batch.errors import JobError
 from s2a_batch.keys import KeyIndex
+from s2a_batch.resume import lent_rewrites
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,21 +39,19 @@ class FinishedRewrites:
         sound_only: Leave out what would only fail once more, under a policy that gives up what failed a check.
 
     Raises:
-        JobError: There are no rewrites in the other directory.
+        JobError: There are none in the other directory, at once.
     """
 
     def __init__(self, job: Job, keys: KeyIndex, *, sound_only: bool) -> None:
         self._own = job.output / rundir.REWRITES
         self._keys = keys
-        self._other = None if job.rewrites is None else job.rewrites / rundir.REWRITES
+        self._other = lent_rewrites(job)
         self._sound_only = sound_only and job.answer.on_failed_check == "fail"
         self._other_keys: KeyIndex | None = None
         self._files = ExitStack()
 
     def __enter__(self) -> Self:
         if self._other is not None:
-            if not self._other.is_file():
-                raise JobError(f"{self._other}: no such file; 'rewrites' names the directory of another run")
             self._other_keys = self._files.enter_context(KeyIndex())
             self._other_keys.add_rewrites(linefiles.scan(self._other))
         return self

@@ -100,9 +100,7 @@ class Outlook:
         self._lent: KeyIndex | None = None
 
     def __enter__(self) -> Self:
-        lender = None if self._job.rewrites is None else self._job.rewrites / rundir.REWRITES
-        if lender is not None and not lender.is_file():
-            raise JobError(f"{lender}: no such file; 'rewrites' names the directory of another run")
+        lender = resume.lent_rewrites(self._job)
         self.keys = self._files.enter_context(KeyIndex())
         _read_done(self._job, self._options, self.keys)
         if lender is not None:

@@ -150,6 +150,7 @@ def test_a_lender_without_rewrites_is_refused_ahead(folder: Path, more: tuple[st
     assert [(done.status, done.out) for done in found] == [(2, "")] * 3
     assert "empty/rewrites.jsonl: no such file; 'rewrites' names the directory" in found[0].err
     assert found[0].err == found[1].err == found[2].err
+    assert not (folder / "out").exists(), "nothing is left of it"
 
 
 def test_of_two_rewrites_of_a_record_the_last_one_counts(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
