@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Final, NoReturn, Protocol, TypedDict
 import anyio
 from anyio.to_thread import run_sync
 
+from s2a_batch.cores import usable_cores
 from s2a_batch.errors import JobError
 from s2a_batch.job import is_embedded
 from s2a_batch.model_file import last_lines, own_model
@@ -253,7 +254,7 @@ def _thread_count() -> int:
     llama.cpp's threads wait for each other by spinning. On 2 CPUs with a busy neighbour 2 threads gave 2 tokens/s and
     1 thread 38; on idle CPUs 2 gave 70.
     """
-    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cpus = usable_cores()
     return max(1, cpus // 2)
 
 

@@ -6,10 +6,10 @@ half a request has room for none; no process has a share that is too small to wo
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from s2a_batch.cores import usable_cores
 from s2a_batch.job import is_embedded
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def process_count(job: Job) -> int:
     stages = job.stages().values()
     if any(is_embedded(stage) for stage in stages):
         return 1
-    most = [_usable_cores() if job.processes == "auto" else job.processes]
+    most = [usable_cores() if job.processes == "auto" else job.processes]
     for stage in stages:
         limits = stage.limits or job.limits
         most.append(limits.most_open)
@@ -57,8 +57,3 @@ def process_count(job: Job) -> int:
         if limits.tokens_per_minute is not None:
             most.append(int(limits.tokens_per_minute / _LEAST_TOKENS_PER_MINUTE))
     return max(1, min(most))
-
-
-def _usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
