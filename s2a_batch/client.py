@@ -22,7 +22,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from s2a_batch import faults
 from s2a_batch.completion import parsed, plain, reply_of
-from s2a_batch.errors import AttemptError, RequestRefused, S2AError, TransientError
+from s2a_batch.errors import AttemptError, EndpointError, RequestRefused, S2AError, TransientError
 from s2a_batch.job import OPENAI_URL
 from s2a_batch.masking import Mask, masked_url, secrets_in, secrets_in_url
 from s2a_batch.transport import Response, Transport
@@ -156,6 +156,8 @@ class Endpoint:
         except openai.APIStatusError as error:
             found = error.response
         except openai.APIConnectionError as error:
+            if isinstance(error.__cause__, EndpointError):
+                raise error.__cause__ from None
             if isinstance(error.__cause__, TransientError):
                 raise self._named(error.__cause__) from None
             raise TransientError("connection", f"connection failed ({type(error.__cause__).__name__})") from None

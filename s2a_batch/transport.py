@@ -105,7 +105,7 @@ class Transport:
 
         Raises:
             TransientError: No reply came, or none that HTTP knows.
-        EndpointError: The proxy refuses, or no more connections can be open on this machine.
+        EndpointError: The proxy refuses, the certificate is not trusted, or this machine has no connection left.
         """
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
@@ -120,6 +120,11 @@ class Transport:
             raise TransientError("not_an_answer", f"a reply came, and {error}") from None
         except aiohttp.ClientHttpProxyError as error:
             raise EndpointError(f"the proxy of the environment refuses: {error.status} {error.message[:80]}") from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise EndpointError(
+                f"the server's certificate is not trusted ({error.certificate_error}); SSL_CERT_FILE may name a file "
+                "with that of its authority"
+            ) from None
         except aiohttp.ClientResponseError as error:
             raise TransientError("not_an_answer", f"a reply came that is no HTTP: {error.message[:120]}") from None
         except (aiohttp.ClientError, OSError) as error:

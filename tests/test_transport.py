@@ -6,12 +6,18 @@ import asyncio
 import json
 import resource
 import socket
+import ssl
 from contextlib import ExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from anyio.abc import SocketAttribute
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +27,7 @@ from s2a_batch.transport import Transport, _Turnstile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from anyio.abc import SocketStream
 
@@ -250,3 +257,30 @@ def test_replies_that_come_together_go_on_a_few_at_a_time(cancelled: set[int], c
     assert through == sorted(through), "first come, first served"
     assert max(through.count(turn) for turn in through) <= 4 if through else True
     assert all(found[n] >= 0 for n in range(count) if n not in cancelled), "who was cancelled holds up nobody"
+
+
+def _untrusted(folder: Path) -> ssl.SSLContext:
+    """A server's side of TLS, with a certificate that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(hours=1))
+    named = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    pem = named.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    pem += key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "server.pem").write_bytes(pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    return context
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("short", [True, False])
+async def test_a_certificate_that_nobody_trusts_stops_the_run(tmp_path: Path, short: bool) -> None:
+    """It will not be trusted at the sixth try either, and ten thousand records would wait for that."""
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=_untrusted(tmp_path))
+    async with server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}/v1"
+        async with Endpoint(base_url=url, api_key="k", headers={}, deadline_s=5, connections=1) as client:
+            with pytest.raises(EndpointError, match=r"certificate is not trusted.*SSL_CERT_FILE"):
+                await client.send(REQUEST, short=short)
