@@ -80,26 +80,29 @@ def _count(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def load_job(source: Path, table: dict[str, JsonValue], settings: list[str] | None) -> Job:
-    """The job of a file or an input, under what the options say; `JobError` names every fault."""
+def load_job(
+    source: Path,
+    table: dict[str, JsonValue],
+    settings: list[str] | None,
+    keys: dict[str, JsonValue] | None = None,
+) -> Job:
+    """The job of a file or an input, under what the options say, under further keys; `JobError` names every fault."""
     from s2a_batch import jobfile
+    from s2a_batch.jobfaults import Layer
 
-    for text in settings or ():
-        table = jobfile.with_setting(table, text)
+    parts = jobfile.option_layers(table, settings or ())
     if source.suffix == ".toml":
-        return jobfile.load(source, table)
-    return jobfile.build({"input": str(source), **table}, "command line")
+        parts = [*jobfile.read(source), *parts]
+    else:
+        parts = [Layer("command line", {"input": str(source)}), *parts]
+    return jobfile.job_of(parts if keys is None else [*parts, Layer(str(source), keys)])
 
 
 def job_maker(
     source: Path, table: dict[str, JsonValue], settings: list[str] | None
 ) -> Callable[[dict[str, JsonValue]], Job]:
     """Makes the job of `load_job` anew, with further keys that win over all others."""
-    from s2a_batch import jobfile
-
-    for text in settings or ():
-        table = jobfile.with_setting(table, text)
-    return lambda keys: load_job(source, jobfile.merge(table, keys), None)
+    return lambda keys: load_job(source, table, settings, keys)
 
 
 def answer_table(answer: str | None, choices: list[str] | None, source: Path) -> dict[str, JsonValue]:
