@@ -51,7 +51,7 @@ class Table(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_it_stands(cls, value: object, info: ValidationInfo) -> object:
-        """TOML has types: true is no 1, `max_requests = true` would stop a night after one request; "no" is no false."""
+        """True is no 1: `max_requests = true` would stop a night after one request; "no" is no false, "5" no number."""
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) or (isinstance(value, str) and not kinds & {str, Literal, Path}):
             if not isinstance(value, bool) and bool in kinds:
@@ -76,8 +76,12 @@ class Limits(Table):
     """Limits of one account and model; both stages share them when they use the same."""
 
     open_requests: MostOpen = Field(default=16, description="Most requests open at a time; 'auto' looks for it.")
-    requests_per_minute: Positive | None = Field(default=None, description="None: as the server tells or teaches.")
-    tokens_per_minute: Positive | None = Field(default=None, description="Input and output; None: as the server tells.")
+    requests_per_minute: Positive | None = Field(
+        default=None, description="If not given: as the server tells or teaches."
+    )
+    tokens_per_minute: Positive | None = Field(
+        default=None, description="Input and output; if not given: as the server tells."
+    )
 
     @property
     def most_open(self) -> int:

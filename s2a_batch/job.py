@@ -48,9 +48,11 @@ class Job(Table):
 
     input: Path = Field(description="A JSON Lines file, plain or packed.")
     output: Path = Field(description="The run's directory.")
-    model: str | None = Field(default=None, description="Of both stages; None, and no base_url: the embedded model.")
-    base_url: HttpUrl | None = Field(default=None, repr=False, description="Of both stages; None: OpenAI's.")
-    api_key_env: Variable | None = Field(default=None, description="Variable with the key; None: OPENAI_API_KEY.")
+    model: str | None = Field(default=None, description="Of both stages; without it and a base_url: the embedded one.")
+    base_url: HttpUrl | None = Field(default=None, repr=False, description="Of both stages; if not given: OpenAI's.")
+    api_key_env: Variable | None = Field(
+        default=None, description="Variable with the key; if not given: OPENAI_API_KEY."
+    )
     api_key_file: Path | None = Field(default=None, description="In place of api_key_env: a file with the key alone.")
     only: Literal["rewrite"] | None = Field(default=None, description="Stop after this stage.")
     arm: Arm = Field(default="s2a", description="How records are answered; all but s2a in one stage.")

@@ -37,7 +37,7 @@ def as_text() -> str:
 
 
 def _as_toml(schema: JsonValue) -> JsonValue:
-    """Without null, which TOML has not, and without keys that must be there."""
+    """Without null, which TOML has not, without keys that must be there, and without the defaults of whole tables."""
     if isinstance(schema, list):
         return [_as_toml(part) for part in schema]
     if not isinstance(schema, dict):
@@ -45,7 +45,7 @@ def _as_toml(schema: JsonValue) -> JsonValue:
     found = {
         name: _as_toml(part)
         for name, part in schema.items()
-        if name != "required" and (name, part) != ("default", None)
+        if name != "required" and not (name == "default" and (part is None or (isinstance(part, dict) and part)))
     }
     kinds = found.get("anyOf")
     if isinstance(kinds, list) and {"type": "null"} in kinds:

@@ -26,7 +26,9 @@ def _zone(name: str) -> str:
 class Schedule(Table):
     """When `s2a-batch schedule` runs the job, and what the units of `schedule --print` say."""
 
-    cron: str | None = Field(default=None, description="Five fields: minute hour day month weekday. None: never.")
+    cron: str | None = Field(
+        default=None, description="Five fields: minute hour day month weekday. If not given: never."
+    )
     timezone: Annotated[str, AfterValidator(_zone)] = Field(default="UTC", description="IANA name.")
     jitter_s: float = Field(default=0.0, ge=0, le=86_400, description="Begin up to so much later, at random.")
     misfire: Literal["run", "skip"] = Field(default="run", description="What becomes of a time that was missed.")

@@ -45,7 +45,9 @@ class StageJob(Table):
     extra_body: Body = Field(default={}, description="Further request fields, sent as they are; none of ours.")
     instructions: str | None = Field(default=None, description="Replaces our wording of the stage's instructions.")
     examples: bool = Field(default=False, description="Send worked examples; small models need them.")
-    open_requests: int | None = Field(default=None, ge=1, description="This stage's own cap; None: only the limits'.")
+    open_requests: int | None = Field(
+        default=None, ge=1, description="This stage's own cap; if not given: only the limits'."
+    )
     limits: Limits | None = Field(default=None, description="In place of the job's, for a stage on its own account.")
     price: Price | None = Field(default=None, description="In place of the job's and of the price list.")
 
@@ -72,7 +74,9 @@ class RewriteJob(StageJob):
     preset: Preset = Field(default="relevance", description="What a rewrite drops.")
     form: Form = Field(default="split", description="Context and question, one text, or numbers of passages to keep.")
     skip: bool = Field(default=False, description="Ask no rewrite of a prompt that is one plain question.")
-    reask_failed: bool | None = Field(default=None, description="Ask once more when a check fails; None: by policy.")
+    reask_failed: bool | None = Field(
+        default=None, description="Ask once more when a check fails; if not given: by policy."
+    )
 
 
 class AnswerJob(StageJob):

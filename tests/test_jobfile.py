@@ -95,7 +95,7 @@ def fault(folder: Path, text: str) -> str:
         ('[rewrite]\nstrict = "no"', "4 rewrite.strict: expected true or false, found a text"),
         ("model = 1979-05-27", "3 model: expected a text, found a date or time"),
         ("[rewrite]\nstrict = 7", "4 rewrite.strict: expected true or false, found a whole number"),
-        ("[answer]\ninstructed = 7", "4 answer.instructed: expected true or false or a text, found a whole number"),
+        ("[answer]\ninstructed = 7", "4 answer.instructed: expected true or false, found a whole number"),
         ("[rewrite]\nmodel = [1]", "4 rewrite.model: expected a text, found a list"),
         ("model = 5", "3 model: expected a text, found a whole number"),
         ("[budget]\nmax_requests = true", "4 budget.max_requests: expected a whole number, found true or false"),
