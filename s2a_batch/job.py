@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, PrivateAttr, WithJsonSchema, model_validator
 
 from s2a_batch.arms import Compare
 from s2a_batch.bounds import Limits, Retry, Table, count_schema, fault
@@ -78,6 +78,18 @@ class Job(Table):
     metrics: Metrics = Metrics()
     telemetry: Telemetry = Telemetry()
     messages: Literal["full", "hash"] = Field(default="full", description="Keep the messages sent, or their hash.")
+
+    _files: list[dict[str, JsonValue]] = PrivateAttr(default_factory=list)
+
+    def model_post_init(self, context: object) -> None:
+        """Keep what the caller says of the files that it comes from."""
+        if isinstance(context, dict):
+            self._files = context["files"]
+
+    @property
+    def files(self) -> list[dict[str, JsonValue]]:
+        """Path and SHA-256 of the job file, behind those of the files that it extends; none of a job of options."""
+        return self._files
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ place.
 from __future__ import annotations
 
 import difflib
+import hashlib
 from dataclasses import dataclass
 from datetime import date, time
 from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
@@ -53,6 +54,10 @@ class Layer:
     origin: str
     table: dict[str, JsonValue]
     text: str = ""
+
+    def proof(self) -> dict[str, JsonValue]:
+        """Which file this is, for `run.json`."""
+        return {"path": self.origin, "sha256": hashlib.sha256(self.text.encode()).hexdigest()}
 
     def where(self, place: Place) -> tuple[str, int]:
         """How to find this place, and its line for the order of several; 0 for none."""

@@ -71,7 +71,7 @@ def job_of(layers: Sequence[Layer]) -> Job:
     for layer in layers:
         table = merge(_without_alternatives(table, layer.table), layer.table)
     try:
-        return Job.model_validate(table)
+        return Job.model_validate(table, context={"files": [layer.proof() for layer in layers if layer.text]})
     except ValidationError as error:
         raise JobError(explain(error, layers)) from None
 
@@ -154,7 +154,8 @@ def _no_toml(path: Path, text: str, error: Exception) -> str:
     message = str(error)
     if (place := _PLACE.search(message)) is None:
         return f"{path}: not TOML: {message}"
-    line, where = (place[1], f"column {place[2]}") if place[1] else (text.rstrip().count("\n") + 1, "the file's end")
+    last = text.rstrip().count("\n") + 1
+    line, where = (place[1], f"column {place[2]}") if place[1] else (str(last), "the file's end")
     return f"{path}:{line}: not TOML: {message[: place.start()]} ({where})"
 
 

@@ -22,4 +22,5 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     results.view,
     jobs.init,
     jobs.schema,
+    jobs.check,
 )
