@@ -79,7 +79,7 @@ class Job(Table):
     telemetry: Telemetry = Telemetry()
     messages: Literal["full", "hash"] = Field(default="full", description="Keep the messages sent, or their hash.")
 
-    _files: list[dict[str, JsonValue]] = PrivateAttr(default_factory=list)
+    _files: list[JsonValue] = PrivateAttr(default_factory=list)
 
     def model_post_init(self, context: object) -> None:
         """Keep what the caller says of the files that it comes from."""
@@ -87,7 +87,7 @@ class Job(Table):
             self._files = context["files"]
 
     @property
-    def files(self) -> list[dict[str, JsonValue]]:
+    def files(self) -> list[JsonValue]:
         """Path and SHA-256 of the job file, behind those of the files that it extends; none of a job of options."""
         return self._files
 

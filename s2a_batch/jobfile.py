@@ -155,8 +155,8 @@ def _no_toml(path: Path, text: str, error: Exception) -> str:
     if (place := _PLACE.search(message)) is None:
         return f"{path}: not TOML: {message}"
     last = text.rstrip().count("\n") + 1
-    line, where = (place[1], f"column {place[2]}") if place[1] else (str(last), "the file's end")
-    return f"{path}:{line}: not TOML: {message[: place.start()]} ({where})"
+    where = f"column {place[2]}" if place[1] else "the file's end"
+    return f"{path}:{place[1] or last}: not TOML: {message[: place.start()]} ({where})"
 
 
 def with_setting(table: dict[str, JsonValue], text: str) -> dict[str, JsonValue]:

@@ -59,8 +59,8 @@ def nested(depth: int) -> st.SearchStrategy[dict[str, object]]:
 class Writer:
     """Writes a document, and notes on which line each key is first named."""
 
-    def __init__(self, draw: st.DrawFn) -> None:
-        self.draw = draw
+    def __init__(self, data: st.DataObject) -> None:
+        self.draw = data.draw
         self.rows: list[str] = []
         self.noted: dict[Place, int] = {}
 
@@ -129,7 +129,7 @@ def test_each_key_stands_on_the_line_that_is_told(
     table: dict[str, object], data: st.DataObject, newline: str, bom: str, ended: bool
 ) -> None:
     """A wrong line sends a person to look at what is right, in a file that they did not write."""
-    writer = Writer(data.draw)
+    writer = Writer(data)
     writer.table([], (), table)
     text = newline.join([*writer.rows, *[""] * ended])
     parsed = tomllib.loads(text)
