@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.processes import Done, run
+from tests.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NOBODY = "http://127.0.0.1:9/v1"
 LEAST = 'input = "in.jsonl"\noutput = "out"\nmodel = "m"\n'
+PRICE = "usd_per_million_input = 1000\nusd_per_million_output = 2000\n"
 RECORDS = 2
 
 
@@ -43,16 +44,10 @@ def test_a_sound_job_is_told_so_and_nothing_is_sent_or_written(
     before = sorted(folder.iterdir())
     status, found = checked(folder, f'base_url = "{up.base_url}"\n[price]\n{PRICE}')
     assert (status, faults(found)) == (0, {})
-    assert (
-        "ok",
-        "lines",
-        "2 lines: 2 pending, 0 done, 0 faulty; about 4 requests, about 13 tokens of prompts",
-    ) in found
+    told = next(message for _, about, message in found if about == "lines")
+    assert told.startswith("2 lines: 2 pending, 0 done, 0 faulty; about 4 requests, ")
     assert up.requests() == []
     assert {path.name for path in folder.iterdir()} == {path.name for path in before} | {"job.toml"}
-
-
-PRICE = "usd_per_million_input = 1000\nusd_per_million_output = 2000\n"
 
 
 def test_all_faults_are_told_at_once(folder: Path) -> None:
@@ -84,7 +79,7 @@ def test_all_faults_are_told_at_once(folder: Path) -> None:
     assert said["key of answer"].startswith("answer: the environment has no NO_SUCH_KEY")
     assert "s.json" in said["answer"]
     assert said["prices"].startswith("budget.max_cost_usd: no price is known")
-    assert said["line"] == f"{folder / 'in.jsonl'}:1: 'prompt' is a number, expected text"
+    assert said["line"] == "in.jsonl:1: 'prompt' is a number, expected text"
     assert said["hooks.on_failure"] == "no-such-program: no such program in PATH"
     assert said["hooks.on_success"] == "the environment has no NO_SUCH_URL"
     assert said["metrics"].startswith("metrics.textfile: nothing can be written in /no/such/place")
@@ -110,8 +105,8 @@ def test_faulty_lines_alone_are_exit_1(folder: Path) -> None:
     status, found = checked(folder, f'base_url = "{NOBODY}"')
     lines = [message for _, about, message in found if about == "line"]
     assert status == 1
-    assert lines[0].startswith(f"{folder / 'in.jsonl'}:3: ")
-    assert lines[-1] == f"{folder / 'in.jsonl'}: 12 more faulty lines"
+    assert lines[0].startswith("in.jsonl:3: ")
+    assert lines[-1] == "in.jsonl: 12 more faulty lines"
     assert len(lines) == 21
 
 
@@ -171,15 +166,12 @@ def test_as_text_there_is_one_line_a_finding_and_nothing_moves_the_terminal(fold
     """It is read in a terminal, and what it shows comes from files of others."""
     (folder / "in.jsonl").write_text('{"prompt": "a", "prompt\\u001b[2J": 1, "prompt": "b"}\n')
     (folder / "job.toml").write_text(LEAST + f'base_url = "{NOBODY}"\n[price]\n{PRICE}')
-    done: Done = run(folder, "check", "job.toml")
+    done = run(folder, "check", "job.toml")
     quiet = run(folder, "check", "job.toml", "-q")
     assert done.status == quiet.status == 1
     assert "\x1b" not in done.out
     assert all(line.startswith(("ok ", "warning ", "error ")) for line in done.out.splitlines())
     assert quiet.out.splitlines() == [line for line in quiet.out.splitlines() if line.startswith("error")] != []
-
-
-ONE: Reply = {}
 
 
 def test_online_asks_each_stage_once_and_says_how_it_went(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
@@ -275,7 +267,7 @@ def test_the_environment_changes_no_request_unasked(folder: Path, upstream: Call
     sent = []
     for environ in ({}, SDK_VARIABLES):
         assert checked(folder, text, "--online", environ=environ)[0] == 0
-        sent.append([{name: row[name] for name in ("body", "headers") if name in row} for row in up.requests()])
+        sent.append([(row["body"], row["key"]) for row in up.requests()])
         up.reset_stats()
     assert sent[0] == sent[1]
     assert len(sent[0]) == 2
