@@ -38,6 +38,7 @@ _EXPECTED: Final = {
     "path_type": "a path",
 }
 _STAGES: Final = ("rewrite", "answer")
+_VERY_CLOSE: Final = 0.8
 _CLOSE: Final = 0.6  # of difflib's ratio: two letters exchanged, one lost or one too many in a short word
 
 
@@ -167,9 +168,10 @@ def _hint(table: Place, name: str) -> str:
     for other, key in _all_keys():
         if other != table:
             elsewhere.setdefault(key, []).append(_dotted(other))
-    if name in elsewhere:
-        return f"it belongs {_into(elsewhere[name])}"
     here = _closest(name, known)
+    if name in elsewhere:
+        near = f"did you mean '{here[1]}'? " if here is not None and here[0] >= _VERY_CLOSE else ""
+        return f"{near}'{name}' belongs {_into(elsewhere[name])}"
     there = _closest(name, elsewhere) if len(table) < 2 else None  # noqa: PLR2004  a table in a table: its own keys
     if here is not None and (there is None or here[0] >= there[0]):
         return f"did you mean '{here[1]}'?"

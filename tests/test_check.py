@@ -88,11 +88,11 @@ def test_all_faults_are_told_at_once(folder: Path) -> None:
 
 def test_faults_of_the_file_come_with_their_lines(folder: Path) -> None:
     """An editor jumps there."""
-    status, found = checked(folder, "[answer]\ntpye = 1\n[retry]\nattempts = 0")
+    status, found = checked(folder, "[answer]\ntypee = 1\n[retry]\nattempts = 0")
     assert (status, [row[2] for row in found]) == (
         2,
         [
-            "job.toml:5: answer.tpye: no such key; did you mean 'type'?",
+            "job.toml:5: answer.typee: no such key; did you mean 'type'?",
             "job.toml:7: retry.attempts: expected greater or equal to 1",
         ],
     )
@@ -137,11 +137,11 @@ def test_a_run_that_would_refuse_to_resume_is_told(folder: Path, upstream: Calla
 
 def test_options_count_as_they_do_for_a_run(folder: Path) -> None:
     """The command of the crontab is what has to be sound."""
-    status, found = checked(folder, f'base_url = "{NOBODY}"', "--set", "rewrite.temprature=1", "--answer", "itn")
+    status, found = checked(folder, f'base_url = "{NOBODY}"', "--set", "rewrite.temperatuer=1", "--answer", "itn")
     assert (status, [row[2] for row in found]) == (
         2,
         [
-            "--set rewrite.temprature: rewrite.temprature: no such key; did you mean 'temperature'?",
+            "--set rewrite.temperatuer: rewrite.temperatuer: no such key; did you mean 'temperature'?",
             "--answer: answer.type: expected 'text', 'int', 'float', 'bool' or 'choice'; did you mean 'int'?",
         ],
     )

@@ -47,7 +47,7 @@ def fault(folder: Path, text: str) -> str:
         ('modelx = "m"', "3 modelx: no such key; did you mean 'model'?"),
         ('api_key = "sk-ZZ"', "3 api_key: no such key; did you mean 'api_key_env'?"),
         ("[rewrite]\ntemperaturex = 0", "4 rewrite.temperaturex: no such key; did you mean 'temperature'?"),
-        ('[answer]\ntpye = "int"', "4 answer.tpye: no such key; did you mean 'type'?"),
+        ('[answer]\ntypee = "int"', "4 answer.typee: no such key; did you mean 'type'?"),
         ('[answer]\nclas = "a:B"', "4 answer.clas: no such key; did you mean 'class'?"),
         ("[answer]\nopen_request = 1", "4 answer.open_request: no such key; did you mean 'open_requests'?"),
         ("\n\n# x\nlimits.open_request = 1", "6 limits.open_request: no such key; did you mean 'open_requests'?"),
@@ -58,22 +58,25 @@ def fault(folder: Path, text: str) -> str:
         ("\n[limit]\nopen_requests = 1", "4 limit: no such key; did you mean 'limits'?"),
         ("[answers]\nseed = 1", "3 answers: no such key; did you mean 'answer'?"),
         ('extend = "x"', "3 extend: no such key; did you mean 'extends'?"),
-        ("temperature = 1", "3 temperature: no such key; it belongs into [rewrite] or [answer]"),
+        ("temperature = 1", "3 temperature: no such key; 'temperature' belongs into [rewrite] or [answer]"),
         (
-            "temprature = 1",
-            "3 temprature: no such key; did you mean 'temperature'? it belongs into [rewrite] or [answer]",
+            "temperatuer = 1",
+            "3 temperatuer: no such key; did you mean 'temperature'? it belongs into [rewrite] or [answer]",
         ),
-        ('[rewrite]\ntype = "int"', "4 rewrite.type: no such key; it belongs into [answer]"),
-        ('[answer]\npreset = "relevance"', "4 answer.preset: no such key; it belongs into [rewrite]"),
-        ("[answer]\nattempts = 3", "4 answer.attempts: no such key; it belongs into [retry]"),
+        ('[rewrite]\ntype = "int"', "4 rewrite.type: no such key; 'type' belongs into [answer]"),
+        ('[answer]\npreset = "relevance"', "4 answer.preset: no such key; 'preset' belongs into [rewrite]"),
+        ("[answer]\nattempts = 3", "4 answer.attempts: no such key; 'attempts' belongs into [retry]"),
         (
             '[hooks]\ncommand = ["x"]',
-            "4 hooks.command: no such key; it belongs into [hooks.on_success] or [hooks.on_failure]",
+            "4 hooks.command: no such key; 'command' belongs into [hooks.on_success] or [hooks.on_failure]",
         ),
-        ("[rewrite]\nbudget = 1", "4 rewrite.budget: no such key; it belongs to the top of the file, before the first"),
-        ('[rewrite]\nextends = "x"', "4 rewrite.extends: no such key; it belongs to the top of the file"),
         (
-            '[rewrite]\npreset = "relevence"',
+            "[rewrite]\nbudget = 1",
+            "4 rewrite.budget: no such key; 'budget' belongs to the top of the file, before the first",
+        ),
+        ('[rewrite]\nextends = "x"', "4 rewrite.extends: no such key; 'extends' belongs to the top of the file"),
+        (
+            '[rewrite]\npreset = "relevanse"',
             "4 rewrite.preset: expected 'unbiased', 'relevance' or 'question'; did you mean 'relevance'?",
         ),
         ('[rewrite]\npreset = "strong"', "4 rewrite.preset: expected 'unbiased', 'relevance' or 'question'"),
@@ -256,14 +259,14 @@ def test_what_is_no_setting_is_refused_with_an_example(text: str) -> None:
 def test_a_fault_of_an_option_names_the_option_and_no_value(tmp_path: Path) -> None:
     """A fault of the command line is looked for in vain in the file; a value of a wrong key may be a secret."""
     path = written(tmp_path, 'model = "m"\n[rewrite]\nseed = 1\n[retry]\nattempts = 0')
-    settings = ["rewrite.temprature=0", "api_key=sk-ZZ", "rewrite.seed=ZZ"]
+    settings = ["rewrite.temperatuer=0", "api_key=sk-ZZ", "rewrite.seed=ZZ"]
     with pytest.raises(JobError) as caught:
         jobfile.load(path, {"only": "rewrit", "limits": {"open_requests": "many"}}, settings)
     said = str(caught.value)
     assert [line.rpartition(": ")[0] for line in said.splitlines()] == [
         "--set rewrite.seed: rewrite.seed",
         "--set api_key: api_key",
-        "--set rewrite.temprature: rewrite.temprature",
+        "--set rewrite.temperatuer: rewrite.temperatuer",
         "--open-requests: limits.open_requests",
         "--only: only",
         f"{path}:7: retry.attempts",
