@@ -10,6 +10,7 @@ import difflib
 import hashlib
 from dataclasses import dataclass
 from datetime import date, time
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -42,7 +43,7 @@ _VERY_CLOSE: Final = 0.8
 _CLOSE: Final = 0.6  # of difflib's ratio: two letters exchanged, one lost or one too many in a short word
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layer:
     """A part of a job: a file or an option.
 
@@ -56,13 +57,17 @@ class Layer:
     table: dict[str, JsonValue]
     text: str = ""
 
+    @cached_property
+    def _lines(self) -> dict[Place, int]:
+        return key_lines(self.text)
+
     def proof(self) -> dict[str, JsonValue]:
         """Which file this is, for `run.json`."""
         return {"path": self.origin, "sha256": hashlib.sha256(self.text.encode()).hexdigest()}
 
     def where(self, place: Place) -> tuple[str, int]:
         """How to find this place, and its line for the order of several; 0 for none."""
-        lines = key_lines(self.text)
+        lines = self._lines
         line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 0)
         return (f"{self.origin}:{line}" if line else self.origin), line
 

@@ -120,7 +120,7 @@ def _read(path: Path, above: list[Path], named: str = "") -> list[Layer]:
         raise JobError(f"{named}extends: {error}" if named else str(error)) from None
     except (ValueError, RecursionError) as error:
         raise JobError(_no_toml(path, text, error)) from None
-    where = f"{Layer(str(path), table, text).where(('extends',))[0]}: "
+    where = f"{Layer(str(path), table, text).where(('extends',))[0]}: " if "extends" in table else ""
     bases = _bases(table.pop("extends", []), where)
     anchor(table, path.parent)
     layers = [

@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
-from s2a_batch import credentials, setup
+from s2a_batch import credentials, rundir, setup
 from s2a_batch.errors import JobError, StopRun
 from s2a_batch.inspect import preview
 from s2a_batch.prices import prices_of
@@ -113,6 +113,8 @@ async def check(  # noqa: PLR0913  the command's options, each once
     looks = setup.setup_looks(job, environ) | setup.directory_looks(job, options)
     del looks["prices"]  # which are looked at below
     faults = [about for about, look in looks.items() if not report.look(about, look)]
+    if rundir.is_locked(job.output):
+        report.add("warning", "output", f"{job.output}: a run holds it now")
     for line in credentials.warnings(job):
         report.add("warning", "key", line.removeprefix("warning: "))
     _prices(report, job)

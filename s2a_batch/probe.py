@@ -63,7 +63,7 @@ async def probe(job: Job, environ: Mapping[str, str], say: Callable[[str], None]
     found = [await _probed(job, name, environ, say) for name in stages if name == "rewrite"]
     places = {(stage.base_url, stage.model, stage.api_key_env, stage.api_key_file) for stage in stages.values()}
     plain = answer_model(job.answer) is None and stages.keys() == {"rewrite", "answer"} and len(places) == 1
-    if "answer" in stages and not (plain and found and found[0].works):
+    if "answer" in stages and not plain:
         found.append(await _probed(job, "answer", environ, say))
     return found
 

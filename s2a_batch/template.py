@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
 
@@ -85,7 +86,7 @@ def template(name: str, given: Mapping[str, JsonValue]) -> str:
         given: Values of dotted keys; all other keys but input and output are commented out.
     """
     values = {"input": _EXAMPLES["input"], "output": _EXAMPLES["output"], **given}
-    parts = [_HEAD.format(name=name)]
+    parts = [_HEAD.format(name=shlex.quote(name))]
     for table, names in _KEYS.items():
         model = table_in(fields(Job)[table].annotation) if table else Job
         if model is not None:
@@ -108,8 +109,11 @@ def write(path: Path, given: Mapping[str, JsonValue], *, force: bool) -> None:
         key: os.path.relpath(str(value), path.parent) if _is_path(key, value) else value for key, value in given.items()
     }
     try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(template(path.name, here))
+        text = template(path.name, here).encode()
+        with path.open("wb" if force else "xb") as file:
+            file.write(text)
+    except UnicodeEncodeError:
+        raise JobError(f"{path}: a name that is no UTF-8 cannot stand in a job file") from None
     except FileExistsError:
         raise JobError(f"{path}: exists already; --force replaces it") from None
     except OSError as error:

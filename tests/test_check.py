@@ -84,6 +84,8 @@ def test_all_faults_are_told_at_once(folder: Path) -> None:
     assert said["hooks.on_success"] == "the environment has no NO_SUCH_URL"
     assert said["metrics"].startswith("metrics.textfile: nothing can be written in /no/such/place")
     assert said["telemetry"] == "the environment has no NO_SUCH_TOKEN"
+    messages = [message for level, _, message in found if level != "ok"]
+    assert len(set(messages)) == len(messages), "each once"
 
 
 def test_faults_of_the_file_come_with_their_lines(folder: Path) -> None:
@@ -164,12 +166,13 @@ def test_a_taken_port_and_a_readable_key_are_warnings(folder: Path) -> None:
 
 def test_as_text_there_is_one_line_a_finding_and_nothing_moves_the_terminal(folder: Path) -> None:
     """It is read in a terminal, and what it shows comes from files of others."""
-    (folder / "in.jsonl").write_text('{"prompt": "a", "prompt\\u001b[2J": 1, "prompt": "b"}\n')
+    (folder / "in.jsonl").write_text('{"text\\u001b[2J": "a"}\n')
     (folder / "job.toml").write_text(LEAST + f'base_url = "{NOBODY}"\n[price]\n{PRICE}')
     done = run(folder, "check", "job.toml")
     quiet = run(folder, "check", "job.toml", "-q")
     assert done.status == quiet.status == 1
     assert "\x1b" not in done.out
+    assert "text\\x1b[2J" in done.out
     assert all(line.startswith(("ok ", "warning ", "error ")) for line in done.out.splitlines())
     assert quiet.out.splitlines() == [line for line in quiet.out.splitlines() if line.startswith("error")] != []
 
@@ -217,7 +220,7 @@ def test_online_asks_no_plain_answer_of_a_model_that_was_asked(
         ({"status": 200, "body": "<html>", "content_type": "text/html"}, 2, "text/html"),
         ({"reset": True}, 2, "connection"),
         ({"hang_s": 30}, 2, "no complete reply"),
-        ({"content": "Sure! The answer is 2."}, 0, "invalid_reply"),
+        ({"content": "Sure! The answer is 2."}, 0, "invalid_reply: the reply does not fit: "),
         ({"finish_reason": "length", "content": '{"rel'}, 0, "truncated"),
     ],
     ids=lambda part: str(part)[:40],

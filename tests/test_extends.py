@@ -68,12 +68,12 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
 
 def test_a_fault_is_told_where_it_stands(tmp_path: Path) -> None:
     """A typo in the shared file must not send anybody to the job file, nor the other way."""
-    base = '# shared\nmodel = "m"\n[rewrite]\npreset = "relevanse"\n[retry]\natttempts = 1'
+    base = '# shared\nmodel = "m"\n[rewrite]\npreset = "relevanse"\n[retry]\nattemptz = 1'
     path = written(tmp_path, job=f'extends = "base.toml"\n{LEAST}[answer]\ntypee = "int"\n', base=base)
     assert refusal(path).splitlines() == [
         "job.toml:5: answer.typee: no such key; did you mean 'type'?",
         "base.toml:4: rewrite.preset: expected 'unbiased', 'relevance' or 'question'; did you mean 'relevance'?",
-        "base.toml:6: retry.atttempts: no such key; did you mean 'attempts'?",
+        "base.toml:6: retry.attemptz: no such key; did you mean 'attempts'?",
     ]
 
 

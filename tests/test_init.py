@@ -110,3 +110,13 @@ def test_the_written_file_passes_its_check(tmp_path: Path) -> None:
     checked = run(work, "check", "job.toml", "--json")
     assert checked.status == 0, checked.out + checked.err
     assert [row["about"] for row in json.loads(checked.out)["findings"] if row["level"] == "error"] == []
+
+
+def test_a_name_that_no_file_can_hold_leaves_no_file(tmp_path: Path) -> None:
+    """Half a file would be in the way of the next try."""
+    path = tmp_path / "job.toml"
+    with pytest.raises(JobError, match="no UTF-8"):
+        write(path, {"model": "\udcff"}, force=False)
+    assert not path.exists()
+    with pytest.raises(JobError, match=r"job\.toml: cannot be written: No such file"):
+        write(tmp_path / "no" / "job.toml", {}, force=False)

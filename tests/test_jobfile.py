@@ -161,6 +161,12 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_lines(tmp_path: Path) -
     ]
 
 
+@pytest.mark.parametrize("text", ["model = 5", 'base_url = "ftp://h"', "[answer]\ninstructed = 7"])
+def test_one_fault_is_told_once(tmp_path: Path, text: str) -> None:
+    """What both stages take from the top is one key in the file, whatever kinds of value may stand there."""
+    assert len(fault(tmp_path, text).splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", ["input", "output"])
 def test_what_every_job_needs_is_asked_for_by_name(tmp_path: Path, name: str) -> None:
     """A job without an input says so, in the words of the file."""

@@ -72,6 +72,7 @@ def test_the_schema_itself_is_sound_and_has_no_address() -> None:
     assert jsonschema_rs.meta.is_valid(SCHEMA)
     assert "$id" not in json.dumps(SCHEMA)
     assert "required" not in json.dumps(SCHEMA)
+    assert "null" not in json.dumps(SCHEMA), "which TOML has not"
 
 
 def test_every_key_says_what_it_is_for() -> None:
