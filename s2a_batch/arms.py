@@ -53,7 +53,9 @@ class Compare(Table):
 
     arms: tuple[str, ...] = Field(default=(), description="The first is what all others are compared with.")
     expected: str = Field(default="expected", description="The input's field with the right answer, or a list of them.")
-    score: Score | None = Field(default=None, description="How an answer is judged; None: by the answer's type.")
+    score: Score | None = Field(
+        default=None, description="How an answer is judged; if not given: by the answer's type."
+    )
     answer: str = Field(default="answer", description="Which member of the answer object is judged.")
     options: str = Field(default="choices", description="The input's field with the options of a choice.")
     question: str = Field(default="question", description="The input's field with the bare question, for a judge.")

@@ -5,9 +5,19 @@ Knows pydantic. Invariant: every wait and every repetition has a bound, with its
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Final, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 _AUTO_MOST_OPEN: Final = 512
@@ -16,8 +26,21 @@ _MOST_OPEN: Final = 10_000
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def _takes_number(annotation: object) -> bool:
-    return annotation in (int, float) or any(_takes_number(part) for part in get_args(annotation))
+def count_schema(most: int) -> dict[str, JsonValue]:
+    """JSON Schema of a count that may also be found by itself."""
+    return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": most}, {"const": "auto"}]}
+
+
+def fault(key: str, message: str) -> PydanticCustomError:
+    """What a validator of a whole table raises when the fault is with this key of it."""
+    return PydanticCustomError("key", "{message}", {"message": message, "key": key})
+
+
+def _kinds(annotation: object) -> set[object]:
+    """All types that a key may have."""
+    parts = get_args(annotation)
+    found = {get_origin(annotation) or annotation}
+    return found if get_origin(annotation) is Literal else found.union(*map(_kinds, parts))
 
 
 class Table(BaseModel):
@@ -27,10 +50,16 @@ class Table(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_number(cls, value: object, info: ValidationInfo) -> object:
-        """True is no 1: `max_requests = true` would stop a night after one request."""
-        if isinstance(value, bool) and _takes_number(cls.model_fields[str(info.field_name)].annotation):
-            raise PydanticCustomError("float_type", "true and false are no numbers")
+    def _as_it_stands(cls, value: object, info: ValidationInfo) -> object:
+        """True is no 1: `max_requests = true` would stop a night after one request; "no" is no false, "5" no number."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) or (isinstance(value, str) and not kinds & {str, Literal, Path}):
+            if not isinstance(value, bool) and bool in kinds:
+                raise PydanticCustomError("bool_type", "no true or false")
+            if kinds & {int, float} and bool not in kinds:
+                raise PydanticCustomError("float_type" if float in kinds else "int_type", "no number")
+        elif isinstance(value, int | float) and bool in kinds:
+            raise PydanticCustomError("bool_type", "no true or false")
         return value
 
 
@@ -40,12 +69,19 @@ def _open_requests(value: object) -> object:
     raise ValueError(f"expected a whole number from 1 to {_MOST_OPEN}, or 'auto'")
 
 
+MostOpen = Annotated[int | Literal["auto"], BeforeValidator(_open_requests), WithJsonSchema(count_schema(_MOST_OPEN))]
+
+
 class Limits(Table):
     """Limits of one account and model; both stages share them when they use the same."""
 
-    open_requests: Annotated[int | Literal["auto"], BeforeValidator(_open_requests)] = 16
-    requests_per_minute: Positive | None = None
-    tokens_per_minute: Positive | None = None
+    open_requests: MostOpen = Field(default=16, description="Most requests open at a time; 'auto' looks for it.")
+    requests_per_minute: Positive | None = Field(
+        default=None, description="If not given: as the server tells or teaches."
+    )
+    tokens_per_minute: Positive | None = Field(
+        default=None, description="Input and output; if not given: as the server tells."
+    )
 
     @property
     def most_open(self) -> int:
@@ -61,7 +97,7 @@ class Retry(Table):
     deadline_s: Positive = Field(default=120.0, description="From sending a request to its last byte.")
     max_s: Positive = Field(default=900.0, description="No attempt starts later than this after the first.")
     backoff_s: Positive = Field(default=0.5, description="Bound of the first backoff; doubles, with full jitter.")
-    max_backoff_s: Positive = 60.0
+    max_backoff_s: Positive = Field(default=60.0, description="Bound of all further ones.")
     max_wait_s: Positive = Field(default=600.0, description="Longest wait taken from a server; more stops the run.")
     failed: Literal["never", "transient", "all"] = Field(
         default="never", description="Which dead letters later executions take up again."

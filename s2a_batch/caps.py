@@ -67,7 +67,7 @@ Dollars = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class Budget(Table):
-    """Caps on an execution; None for none. At the first one reached it drains, and the rest stays pending."""
+    """Caps on an execution; none unless given. At the first one reached it drains, and the rest stays pending."""
 
     max_requests: int | None = Field(default=None, ge=1, description="HTTP requests, failed ones included.")
     max_tokens: int | None = Field(default=None, ge=1, description="Input and output tokens.")
@@ -82,6 +82,8 @@ class Budget(Table):
 class Price(Table):
     """What a model's tokens cost."""
 
-    usd_per_million_input: Dollars
-    usd_per_million_output: Dollars
-    usd_per_million_cached: Dollars | None = Field(default=None, description="Cached input tokens; None: as input.")
+    usd_per_million_input: Dollars = Field(description="Input tokens.")
+    usd_per_million_output: Dollars = Field(description="Output tokens, reasoning included.")
+    usd_per_million_cached: Dollars | None = Field(
+        default=None, description="Cached input tokens; if not given: as input."
+    )

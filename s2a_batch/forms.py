@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from s2a_batch.bounds import Table
 
@@ -39,14 +39,14 @@ class Fields(Table):
     go past the rewrite; beside a question they are read under these names, elsewhere only when the job names them.
     """
 
-    prompt: str = "prompt"
-    id: str = "id"
-    context: str = "context"
-    question: str = "question"
-    messages: str = "messages"
-    system: str | None = None
-    instructions: str | None = None
-    oracle: str = "oracle_prompt"
+    prompt: str = Field(default="prompt", description="Name of the prompt.")
+    id: str = Field(default="id", description="Name of the id, which is optional.")
+    context: str = Field(default="context", description="Name of what comes before a question.")
+    question: str = Field(default="question", description="Name of the question, in objects without a prompt.")
+    messages: str = Field(default="messages", description="Name of a chat's messages, in objects without either.")
+    system: str | None = Field(default=None, description="Name of a system message, which goes past the rewrite.")
+    instructions: str | None = Field(default=None, description="Name of what goes past the rewrite to the answer.")
+    oracle: str = Field(default="oracle_prompt", description="Name of a prompt without noise, for the arm oracle.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The parts of a job whose names are free: further request fields, headers, variables; and what they may not name.
+"""The parts of a job whose names are free: further request fields, headers, variables, addresses; what they may not be.
 
 Knows pydantic. Invariants: what the program sets in a request, a job cannot override behind its back; no value is shown
 in a refusal, for it may be a key in the wrong place.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, JsonValue
 
@@ -60,6 +61,17 @@ def _plain(name: str) -> str:
     return name.strip().lower()
 
 
+def _http(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url
+    except ValueError:  # its text may show a password
+        pass
+    raise ValueError("no http(s) address; example: http://127.0.0.1:8000/v1")
+
+
+HttpUrl = Annotated[str, AfterValidator(_http)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Body = Annotated[dict[str, JsonValue], AfterValidator(_body)]
 Headers = Annotated[dict[str, Variable], AfterValidator(_headers)]

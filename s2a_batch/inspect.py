@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch import linefiles, resume, rundir, setup, source
 from s2a_batch.account import Totals
+from s2a_batch.done import DoneIndex
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.keys import KeyIndex
 from s2a_batch.lock import is_locked
@@ -44,6 +45,8 @@ class Preview:
         requests: About how many a run would send now: without retries, and no more records than its limit.
         prompt_tokens: About how many the prompts of those records have.
         cut_short: Why the input could not be read to its end.
+        without_id: Pending records without one.
+        same_id: Pending records whose id an earlier one has.
     """
 
     lines: int = 0
@@ -54,6 +57,8 @@ class Preview:
     requests: int = 0
     prompt_tokens: int = 0
     cut_short: str | None = None
+    without_id: int = 0
+    same_id: int = 0
 
     def note_bad(self, bad: BadLine) -> None:
         """Count a faulty line; the first ones are kept."""
@@ -70,8 +75,17 @@ async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Pre
     """
     setup.check_setup(job, environ)
     setup.check_directory(job, options)
+    return await preview(job, options)
+
+
+async def preview(job: Job, options: Options) -> Preview:
+    """Read the whole input as a run would.
+
+    Raises:
+        JobError: There are no rewrites where the job borrows them.
+    """
     found, chars, taken = Preview(), 0, 0
-    with setup.Outlook(job, options) as outlook:
+    with setup.Outlook(job, options) as outlook, closing(DoneIndex()) as ids:
         try:
             async with aclosing(source.records(job.input, job.fields, outlook.keys)) as records:
                 async for record in records:
@@ -86,11 +100,17 @@ async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Pre
                         found.note_bad(record)
                         continue
                     found.pending += 1
+                    if record.id_json == b"null":
+                        found.without_id += 1
+                    else:
+                        ids.add([record.id_json], "answered")
                     if now:
                         chars += len(record.prompt)
                         found.requests += len(outlook.requests(record))
         except InputError as error:
             found.cut_short = str(error)
+        ids.sealed()
+        found.same_id = ids.added - ids.counts.total()
     found.prompt_tokens = round(chars / _CHARS_PER_TOKEN)
     return found
 

@@ -11,15 +11,14 @@ import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, PrivateAttr, WithJsonSchema, model_validator
 
 from s2a_batch.arms import Compare
-from s2a_batch.bounds import Limits, Retry, Table
+from s2a_batch.bounds import Limits, Retry, Table, count_schema, fault
 from s2a_batch.caps import Budget, Price
 from s2a_batch.forms import Fields
-from s2a_batch.freeform import Variable
+from s2a_batch.freeform import HttpUrl, Variable
 from s2a_batch.masking import masked_url
 from s2a_batch.operations import Hooks, Log, Metrics, Schedule, Telemetry
 from s2a_batch.stagejob import EMBEDDED, TWO_KEYS, AnswerJob, RewriteJob, StageJob, is_local
@@ -43,7 +42,7 @@ def _name(name: str) -> str:
     return name
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": "^\\w[\\w.-]*$"})]
 
 
 def _processes(value: object) -> object:
@@ -52,16 +51,21 @@ def _processes(value: object) -> object:
     raise ValueError(f"expected a whole number from 1 to {_MOST_PROCESSES}, or 'auto'")
 
 
+Processes = Annotated[int | Literal["auto"], BeforeValidator(_processes), WithJsonSchema(count_schema(_MOST_PROCESSES))]
+
+
 class Job(Table):
     """One job, complete and checked."""
 
-    name: Name | None = Field(default=None, description="Stands for {job}, and in logs and metrics.")
-    input: Path
-    output: Path
-    model: str | None = None
-    base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
-    api_key_env: Variable | None = None
-    api_key_file: Path | None = Field(default=None, description="In place of api_key_env.")
+    name: Name | None = Field(default=None, description="Stands for {job}; if not given: the file's name.")
+    input: Path = Field(description="A JSON Lines file, plain or packed.")
+    output: Path = Field(description="The run's directory.")
+    model: str | None = Field(default=None, description="Of both stages; without it and a base_url: the embedded one.")
+    base_url: HttpUrl | None = Field(default=None, repr=False, description="Of both stages; if not given: OpenAI's.")
+    api_key_env: Variable | None = Field(
+        default=None, description="Variable with the key; if not given: OPENAI_API_KEY."
+    )
+    api_key_file: Path | None = Field(default=None, description="In place of api_key_env: a file with the key alone.")
     only: Literal["rewrite"] | None = Field(default=None, description="Stop after this stage.")
     arm: Arm = Field(default="s2a", description="How records are answered; all but s2a in one stage.")
     decoding: Literal["paper"] | None = Field(default=None, description="Temperature 0.6 and top_p 0.9, as the paper.")
@@ -76,7 +80,7 @@ class Job(Table):
     fsync_s: float = Field(
         default=1.0, ge=0, allow_inf_nan=False, description="Longest time between two fsyncs; 0: with every commit."
     )
-    processes: Annotated[int | Literal["auto"], BeforeValidator(_processes)] = Field(
+    processes: Processes = Field(
         default=1, description="Of this machine that share the work and its limits; 'auto': as many as there are cores."
     )
     compare: Compare = Compare()
@@ -87,6 +91,18 @@ class Job(Table):
     telemetry: Telemetry = Telemetry()
     messages: Literal["full", "hash"] = Field(default="full", description="Keep the messages sent, or their hash.")
 
+    _files: list[JsonValue] = PrivateAttr(default_factory=list)
+
+    def model_post_init(self, context: object) -> None:
+        """Keep what the caller says of the files that it comes from."""
+        if isinstance(context, dict):
+            self._files = context["files"]
+
+    @property
+    def files(self) -> list[JsonValue]:
+        """Path and SHA-256 of the job file, behind those of the files that it extends; none of a job of options."""
+        return self._files
+
     @model_validator(mode="before")
     @classmethod
     def _fill_stages(cls, job: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -94,7 +110,7 @@ class Job(Table):
         filled = dict(job)
         shared = {name: job[name] for name in ("model", "base_url", *_KEY_PLACES) if job.get(name) is not None}
         if shared.keys() >= _KEY_PLACES:
-            raise ValueError(TWO_KEYS)
+            raise fault("api_key_env", TWO_KEYS)
         decoding = _PAPER if job.get("decoding") == "paper" else {}
         for stage in ("rewrite", "answer"):
             table = job.get(stage, {})
@@ -105,17 +121,14 @@ class Job(Table):
     @model_validator(mode="after")
     def _places(self) -> Job:
         if self.output == self.input or self.output.is_file():
-            raise ValueError(
-                f"output {self.output} is a file; it is the run's directory and must be new or one of ours"
-            )
+            raise fault("output", f"{self.output} is a file; it is the run's directory and must be new or one of ours")
         if self.only is not None and self.arm != "s2a":
-            raise ValueError(f"only = 'rewrite' and arm = '{self.arm}' exclude each other: that arm has no rewrite")
+            raise fault("only", f"only = 'rewrite' and arm = '{self.arm}' exclude each other: that arm has no rewrite")
         for name, stage in (("rewrite", self.rewrite), ("answer", self.answer)):
             if stage.base_url is not None and stage.model is None:
-                raise ValueError(f"{name} has a base_url and no model; name the model")
-            _check_url(name, stage.base_url)
+                raise fault(f"{name}.base_url", f"{name} has a base_url and no model; name the model")
         if self.processes not in (1, "auto") and any(is_embedded(stage) for stage in self.stages().values()):
-            raise ValueError("processes is for a server of your own: the embedded model has one; leave processes out")
+            raise fault("processes", "is for a server of your own: the embedded model has one; leave processes out")
         return self
 
     def stages(self) -> dict[StageName, StageJob]:
@@ -199,16 +212,3 @@ def changes(old: dict[str, JsonValue], new: dict[str, JsonValue]) -> list[str]:
 def _short(value: JsonValue) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
-
-
-def _check_url(name: str, url: str | None) -> None:
-    if url is not None and not _is_http(url):
-        raise ValueError(f"{name}.base_url is no http(s) address; example: http://127.0.0.1:8000/v1")
-
-
-def _is_http(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # its text may show a password
-        return False

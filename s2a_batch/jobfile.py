@@ -1,77 +1,179 @@
-"""A job file, or options of the command line, to a checked job.
+"""A job file with the files that it extends, and options of the command line, to a checked job.
 
-Knows tomllib. Invariants: every fault is named with file and key, and the near miss; relative paths in a job file are
+Knows tomllib. Invariants: every fault is named with file, line and key, and the near miss; relative paths in a file are
 relative to that file.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
+import re
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from s2a_batch import placeholders
 from s2a_batch.errors import JobError
 from s2a_batch.job import Job
+from s2a_batch.jobfaults import Layer, explain
 from s2a_batch.stagejob import read_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import date
 
     from pydantic import JsonValue
-    from pydantic.fields import FieldInfo
-    from pydantic_core import ErrorDetails
 
-
-_MISSING: Final = {
-    "input": 'no input; give input = ".." in the job file',
-    "output": 'no output; give -o DIR (or output = ".." in the job file)',
+_MOST_BASES: Final = 10  # of a file, of its base, ..: more is a mistake
+_MOST_FILES: Final = 100
+_PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_ALTERNATIVES: Final = (
+    {"api_key_env", "api_key_file"},
+    {"max_tokens", "max_completion_tokens"},
+    {"type", "schema_file", "class"},
+    {"command", "url", "url_env"},
+)
+_FREE: Final = ("extra_body", "headers_env")  # keys of others
+_OPTIONS: Final = {
+    "output": "-o",
+    "model": "--model",
+    "base_url": "--base-url",
+    "answer": "--answer",
+    "limits": "--open-requests",
+    "processes": "--processes",
+    "only": "--only",
 }
-_EXPECTED: Final = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
-    **dict.fromkeys(("dict_type", "model_type"), "a table"),
-    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
-    "string_type": "a text",
-    "path_type": "a path",
-}
 
 
-def load(path: Path, overrides: dict[str, JsonValue] | None = None, at: date | None = None) -> Job:
+def load(
+    path: Path, overrides: dict[str, JsonValue] | None = None, settings: Iterable[str] = (), at: date | None = None
+) -> Job:
     """Read a job file.
 
     Args:
         path: A TOML file; relative paths in it are relative to its directory.
-        overrides: Top-level values and tables that win over the file's.
+        overrides: Top-level values and tables that options stand for; they win over the file's.
+        settings: `key=value` each, which win over those.
         at: What `{date}` stands for, a day or a moment; None: now.
 
     Raises:
-        JobError: With every fault of the file: key, what is wrong, the near miss.
+        JobError: With every fault: file and line or option, key, what is wrong, the near miss.
     """
-    try:
-        table = tomllib.loads(read_bytes(path).decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise JobError(f"{path}: not TOML: {error}") from None
-    anchor(table, path.parent)
-    return build(merge({"name": path.stem}, merge(table, overrides or {})), str(path), at)
+    return job_of([*read(path), *option_layers(overrides or {}, settings)], at)
 
 
-def build(table: dict[str, JsonValue], where: str, at: date | None = None) -> Job:
-    """A checked job from a table; `where` names its origin in errors (`JobError`); `at` as in `load`."""
-    name = table.get("name")
+def build(table: dict[str, JsonValue], where: str) -> Job:
+    """A checked job from a table; `where` names its origin in errors (`JobError`)."""
+    return job_of([Layer(where, table)])
+
+
+def job_of(layers: Sequence[Layer], at: date | None = None) -> Job:
+    """A checked job from its parts, of which the last wins; `JobError` names every fault; `at` as in `load`."""
+    table: dict[str, JsonValue] = {}
+    for layer in _filled(layers, at or datetime.now(UTC)):
+        table = merge(_without_alternatives(table, layer.table), layer.table)
     try:
-        return Job.model_validate(placeholders.fill(table, str(name or "job"), at or datetime.now(UTC)))
-    except JobError as error:
-        raise JobError(f"{where}: {error}") from None
+        return Job.model_validate(table, context={"files": [layer.proof() for layer in layers if layer.text]})
     except ValidationError as error:
-        raise JobError("\n".join(f"{where}: {_explain(fault)}" for fault in error.errors())) from None
+        raise JobError(explain(error, layers)) from None
+
+
+def _filled(layers: Sequence[Layer], at: date) -> Iterator[Layer]:
+    """The parts with `{job}` and `{date}` filled in."""
+    names = [str(layer.table["name"]) for layer in layers if "name" in layer.table]
+    for layer in layers:
+        try:
+            yield replace(layer, table=placeholders.fill(layer.table, names[-1] if names else "job", at))
+        except JobError as error:
+            raise JobError(f"{layer.origin}: {error}") from None
+
+
+def read(path: Path) -> list[Layer]:
+    """A job file behind the files that it extends, as parts of a job; it has a name if they give none.
+
+    Raises:
+        JobError: A file cannot be read or is no TOML, or they extend each other.
+    """
+    return [Layer(str(path), {"name": placeholders.name_of(path)}), *_read(path, [])]
+
+
+def option_layers(overrides: dict[str, JsonValue], settings: Iterable[str] = ()) -> list[Layer]:
+    """What options stand for, as parts of a job; of `--set` errors name the key and not its value."""
+    found = [Layer(_OPTIONS.get(name, "command line"), {name: value}) for name, value in overrides.items()]
+    return found + [Layer(f"--set {text.partition('=')[0].strip()}", with_setting({}, text)) for text in settings]
+
+
+def _without_alternatives(low: dict[str, JsonValue], high: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The low table without what the high one says in another way: there is no word in TOML to unset a key."""
+    replaced = {name for ways in _ALTERNATIVES if high.keys() & ways for name in ways}
+    if "type" in replaced and high.get("type") != "choice":
+        replaced.add("choices")
+    kept = {name: value for name, value in low.items() if name in high or name not in replaced}
+    for name, value in high.items():
+        below = low.get(name)
+        if name not in _FREE and isinstance(value, dict) and isinstance(below, dict):
+            kept[name] = _without_alternatives(below, value)
+    return kept
+
+
+def _read(path: Path, above: list[Path], named: str = "") -> list[Layer]:
+    """The file behind its bases; `above` are the files that led to it, `named` is where the last one names it."""
+    chain = [*above, path]
+    shown = " -> ".join(str(file) for file in chain)
+    if any(_same(path, file) for file in above):
+        raise JobError(f"{named}extends: these files extend each other: {shown}")
+    if len(above) > _MOST_BASES:
+        raise JobError(f"{named}extends: more than {_MOST_BASES} files deep: {shown}")
+    text = ""
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+        table: dict[str, JsonValue] = tomllib.loads(text)
+    except JobError as error:
+        raise JobError(f"{named}extends: {error}" if named else str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise JobError(_no_toml(path, text, error)) from None
+    where = f"{Layer(str(path), table, text).where(('extends',))[0]}: " if "extends" in table else ""
+    bases = _bases(table.pop("extends", []), where)
+    anchor(table, path.parent)
+    layers = [
+        layer
+        for base in bases
+        for layer in _read(Path(os.path.normpath(path.parent / Path(base).expanduser())), chain, where)
+    ]
+    if len(layers) > _MOST_FILES:
+        raise JobError(f"{where}extends: more than {_MOST_FILES} files in all")
+    return [*layers, Layer(str(path), table, text)]
+
+
+def _bases(value: JsonValue, where: str) -> list[str]:
+    bases = value if isinstance(value, list) else [value]
+    if not all(isinstance(base, str) and base for base in bases):
+        raise JobError(f"{where}extends: expected the path of a job file, or a list of them")
+    return [str(base) for base in bases]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _no_toml(path: Path, text: str, error: Exception) -> str:
+    """What is wrong with a file, and on which line."""
+    if isinstance(error, RecursionError):
+        return f"{path}: not TOML: nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        line = bytes(error.object[: error.start]).count(b"\n") + 1
+        return f"{path}:{line}: not TOML: a byte that is no UTF-8"
+    message = str(error)
+    if (place := _PLACE.search(message)) is None:
+        return f"{path}: not TOML: {message}"
+    last = text.rstrip().count("\n") + 1
+    where = f"column {place[2]}" if place[1] else "the file's end"
+    return f"{path}:{place[1] or last}: not TOML: {message[: place.start()]} ({where})"
 
 
 def with_setting(table: dict[str, JsonValue], text: str) -> dict[str, JsonValue]:
@@ -79,13 +181,13 @@ def with_setting(table: dict[str, JsonValue], text: str) -> dict[str, JsonValue]
     key, equals, value = text.partition("=")
     try:
         found = tomllib.loads(f"{key} = {value}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         try:
             found = tomllib.loads(f"{key} = {json.dumps(value.strip(), ensure_ascii=False)}")
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             equals = ""
     if not equals or not key.strip():
-        raise JobError(f"--set {text}: expected key=value, as in rewrite.temperature=0")
+        raise JobError(f"--set {key}: expected key=value, as in rewrite.temperature=0")
     return merge(table, found)
 
 
@@ -113,50 +215,3 @@ def merge(low: dict[str, JsonValue], high: dict[str, JsonValue]) -> dict[str, Js
         below = low.get(name)
         merged[name] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
-
-
-def _explain(fault: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "missing":
-        return _MISSING.get(place, f"no {place}")
-    if fault["type"] != "extra_forbidden":
-        message = _expectation(fault)
-        return f"{place}: {message}" if place else message
-    known = _known_keys(fault["loc"][:-1])
-    near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
-    return f"{place}: no such key; " + (f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}")
-
-
-def _expectation(fault: ErrorDetails) -> str:
-    """What stands there in place of what; a kind and never the value, which may be a key in the wrong place."""
-    if expected := _EXPECTED.get(fault["type"]):
-        return f"expected {expected}, found {_kind(fault['input'])}"
-    message = fault["msg"].removeprefix("Value error, ")
-    return message.replace("Input should be", "expected").replace("than or equal", "or equal")
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, str):
-        return "a text"
-    if isinstance(value, bool):
-        return "true or false"
-    return {dict: "a table", list: "a list", int: "a whole number", float: "a number"}.get(type(value), "nothing")
-
-
-def _known_keys(place: tuple[int | str, ...]) -> list[str]:
-    """What the table at this place may hold, by the names of a job file."""
-    table: type[BaseModel] | None = Job
-    for name in place:
-        field = None if table is None else _fields(table).get(str(name))
-        table = None if field is None else _table_in(field.annotation)
-    return [] if table is None else list(_fields(table))
-
-
-def _fields(table: type[BaseModel]) -> dict[str, FieldInfo]:
-    return {field.alias or name: field for name, field in table.model_fields.items()}
-
-
-def _table_in(annotation: object) -> type[BaseModel] | None:
-    """The table among the types that a key may have."""
-    kinds = get_args(annotation) or (annotation,)
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

@@ -7,40 +7,28 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from s2a_batch.bounds import Positive, Table
-from s2a_batch.freeform import Headers, Variable
+from s2a_batch.bounds import Positive, Table, fault
+from s2a_batch.freeform import Headers, HttpUrl, Variable
 
 
 def _zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):  # the last one: no such zone
         raise ValueError("no time zone; expected an IANA name such as UTC or Europe/Berlin") from None
     return name
-
-
-def _http(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return url
-    except ValueError:  # its text may show a password
-        pass
-    raise ValueError("no http(s) address")
-
-
-HttpUrl = Annotated[str, AfterValidator(_http)]
 
 
 class Schedule(Table):
     """When `s2a-batch schedule` runs the job, and what the units of `schedule --print` say."""
 
-    cron: str | None = Field(default=None, description="Five fields: minute hour day month weekday. None: never.")
+    cron: str | None = Field(
+        default=None, description="Five fields: minute hour day month weekday. If not given: never."
+    )
     timezone: Annotated[str, AfterValidator(_zone)] = Field(default="UTC", description="IANA name.")
     jitter_s: float = Field(default=0.0, ge=0, le=86_400, description="Begin up to so much later, at random.")
     misfire: Literal["run", "skip"] = Field(default="run", description="What becomes of a time that was missed.")
@@ -59,9 +47,9 @@ class Hook(Table):
     @model_validator(mode="after")
     def _one_way(self) -> Hook:
         if (bool(self.command), self.url is not None, self.url_env is not None).count(True) != 1:
-            raise ValueError("give one of command, url and url_env")
+            raise fault("command", "give one of command, url and url_env")
         if self.command and self.headers_env:
-            raise ValueError("headers_env goes with a url; a command has no headers")
+            raise fault("headers_env", "goes with a url; a command has no headers")
         return self
 
 
@@ -76,7 +64,7 @@ class Hooks(Table):
 class Log(Table):
     """How a run speaks on stderr."""
 
-    format: Literal["text", "json"] = "text"
+    format: Literal["text", "json"] = Field(default="text", description="json: one object a line.")
 
 
 class Metrics(Table):

@@ -5,7 +5,6 @@ Knows typer. Invariant: what an option says wins over the job file; importing th
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -89,32 +88,32 @@ def _count(text: str) -> int | str:
 
 
 def load_job(
-    source: Path, table: dict[str, JsonValue], settings: list[str] | None, day: str | date | None = None
+    source: Path,
+    table: dict[str, JsonValue],
+    settings: list[str] | None,
+    day: str | date | None = None,
+    keys: dict[str, JsonValue] | None = None,
 ) -> Job:
-    """The job of a file or an input, under what the options say; `JobError` names every fault."""
+    """The job of a file or an input, under what the options say, under further keys; `JobError` names every fault."""
     from s2a_batch import jobfile
-    from s2a_batch.placeholders import day_of
+    from s2a_batch.jobfaults import Layer
+    from s2a_batch.placeholders import day_of, name_of
 
-    at = day_of(day) if isinstance(day, str) else day
-    for text in settings or ():
-        table = jobfile.with_setting(table, text)
+    parts = jobfile.option_layers(table, settings or ())
     if source.suffix == ".toml":
-        return jobfile.load(source, table, at)
-    name = re.sub(r"[^\w.-]", "_", source.name.partition(".")[0]) or "job"
-    return jobfile.build({"name": name, "input": str(source), **table}, "command line", at)
+        parts = [*jobfile.read(source), *parts]
+    else:
+        parts = [Layer("command line", {"name": name_of(source), "input": str(source)}), *parts]
+    at = day_of(day) if isinstance(day, str) else day
+    return jobfile.job_of(parts if keys is None else [*parts, Layer(str(source), keys)], at)
 
 
 def job_maker(
     source: Path, table: dict[str, JsonValue], settings: list[str] | None, day: str | None
 ) -> Callable[[dict[str, JsonValue]], Job]:
     """Makes the job of `load_job` anew, with further keys that win over all others; each time of the same day."""
-    from s2a_batch import jobfile
-    from s2a_batch.placeholders import day_of
-
-    at = datetime.now(UTC) if day is None else day_of(day)
-    for text in settings or ():
-        table = jobfile.with_setting(table, text)
-    return lambda keys: load_job(source, jobfile.merge(table, keys), None, at)
+    at = datetime.now(UTC) if day is None else day
+    return lambda keys: load_job(source, table, settings, at, keys)
 
 
 def answer_table(answer: str | None, choices: list[str] | None, source: Path) -> dict[str, JsonValue]:

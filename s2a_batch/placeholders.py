@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Final
 from s2a_batch.errors import JobError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import JsonValue
 
 _PLACEHOLDER: Final = re.compile(r"\{(?:job|date[^{}]*)\}", re.IGNORECASE)
 _DATE: Final = re.compile(r"\{date(?P<days>[+-]\d{1,4}d)?(?P<zone>[+-]\d\d:[0-5]\d)?\}")
 _PATHS: Final = ("input", "output", "rewrites")
+_ODD: Final = re.compile(r"[^\w.-]")
 _HOURS: Final = 24
 
 
@@ -61,6 +64,11 @@ def _zone(offset: str | None) -> timezone:
         return UTC
     sign = -1 if offset.startswith("-") else 1
     return timezone(sign * timedelta(hours=int(offset[1:3]), minutes=int(offset[4:])))
+
+
+def name_of(path: Path) -> str:
+    """A job's name by that of its file or input, without endings and with odd characters replaced."""
+    return _ODD.sub("_", path.stem if path.suffix == ".toml" else path.name.partition(".")[0]) or "job"
 
 
 def day_of(text: str) -> date:

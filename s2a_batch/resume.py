@@ -126,6 +126,7 @@ class Resume:
                 "fingerprint": self.fingerprint,
                 "settings": self._settings,
                 "job": self._job.effective(),
+                "job_files": self._job.files,
                 "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "summary": None if summary is None else summary.model_dump(mode="json"),
                 "totals": (self.totals if summary is None else self.totals.plus(summary)).model_dump(mode="json"),

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from s2a_batch import embedded, linefiles, resume, rundir
 from s2a_batch.answers import answer_model
-from s2a_batch.credentials import check_secrets, secrets_of
+from s2a_batch.credentials import secrets_of
 from s2a_batch.errors import JobError
 from s2a_batch.job import OPENAI_URL, fingerprint, is_embedded
 from s2a_batch.keys import KeyIndex
@@ -21,7 +22,7 @@ from s2a_batch.rewriting import is_plain_question
 from s2a_batch.rundir import RunDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from s2a_batch.bounds import Limits
@@ -36,10 +37,27 @@ def check_setup(job: Job, environ: Mapping[str, str]) -> None:
     Raises:
         JobError: A key, a model file, the answer's type, a limit, a price or a package is not as the job needs it.
     """
-    answer_model(job.answer)
-    check_secrets(job, environ)
-    embedded.check(job)
-    prices_of(job)
+    for look in setup_looks(job, environ).values():
+        look()
+
+
+def setup_looks(job: Job, environ: Mapping[str, str]) -> dict[str, Callable[[], object]]:
+    """What `check_setup` looks at, by name, each by itself."""
+    keys = {
+        f"key of {name}": partial(secrets_of, job, name, environ)
+        for name, stage in job.stages().items()
+        if not is_embedded(stage)
+    }
+    return {
+        "answer": partial(answer_model, job.answer),
+        **keys,
+        "model": partial(embedded.check, job),
+        "prices": partial(prices_of, job),
+        "limits": partial(_check_limits, job, environ),
+    }
+
+
+def _check_limits(job: Job, environ: Mapping[str, str]) -> None:
     shared: dict[tuple[str, ...], Limits] = {}
     for name, stage in job.stages().items():
         account: tuple[str, ...] = (str(stage.model),)
@@ -56,13 +74,24 @@ def check_directory(job: Job, options: Options) -> None:
     Raises:
         JobError: It holds something else, cannot be written, or holds results of other settings.
     """
-    resume.check_paths(job)
-    directory = RunDirectory(job.output)
-    directory.refuse_foreign_files()
+    for look in directory_looks(job, options).values():
+        look()
+
+
+def directory_looks(job: Job, options: Options) -> dict[str, Callable[[], object]]:
+    """What `check_directory` looks at, by name, each by itself."""
+    return {
+        "input": partial(resume.check_paths, job),
+        "output": partial(_check_place, job),
+        "settings": partial(check_changes, job, options),
+    }
+
+
+def _check_place(job: Job) -> None:
+    RunDirectory(job.output).refuse_foreign_files()
     place = next(path for path in (job.output, *job.output.absolute().parents) if os.path.lexists(path))
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise JobError(f"{job.output}: cannot be the run's directory: nothing can be written in {place}")
-    check_changes(job, options)
 
 
 def check_changes(job: Job, options: Options) -> None:

@@ -11,10 +11,10 @@ from typing import Final, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from s2a_batch.bounds import Limits, Table
+from s2a_batch.bounds import Limits, Table, fault
 from s2a_batch.caps import Price
 from s2a_batch.errors import JobError
-from s2a_batch.freeform import Body, Headers, Variable
+from s2a_batch.freeform import Body, Headers, HttpUrl, Variable
 
 EMBEDDED: Final = "embedded"
 TWO_KEYS: Final = "give api_key_env or api_key_file, not both; one place holds the key"
@@ -29,32 +29,34 @@ AnswerType = Literal["text", "int", "float", "bool", "choice"]
 class StageJob(Table):
     """What both stages have. A None of model, base_url and the key's place is filled from the job's top level."""
 
-    model: str | None = None
-    base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
-    api_key_env: Variable | None = None
+    model: str | None = Field(default=None, description="Its name at the endpoint, 'embedded', or a .gguf file.")
+    base_url: HttpUrl | None = Field(default=None, repr=False, description="Endpoint; ends in /v1 for most servers.")
+    api_key_env: Variable | None = Field(default=None, description="Variable that holds the key.")
     api_key_file: Path | None = Field(default=None, description="In place of api_key_env.")
     headers_env: Headers = Field(default={}, description="Header name -> variable that holds its value.")
-    mode: Mode = "json_schema"
+    mode: Mode = Field(default="json_schema", description="How a typed reply is asked for.")
     strict: bool = Field(default=True, description="Ask the server to hold the schema strictly.")
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: int | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2, description="Sent when given.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Sent when given.")
+    seed: int | None = Field(default=None, description="Sent when given.")
+    max_tokens: int | None = Field(default=None, ge=1, description="Bound on a reply, as most servers take it.")
+    max_completion_tokens: int | None = Field(default=None, ge=1, description="The same for reasoning models.")
     max_chars: int | None = Field(default=None, ge=1, description="Bound on each text field, told to the server.")
     extra_body: Body = Field(default={}, description="Further request fields, sent as they are; none of ours.")
     instructions: str | None = Field(default=None, description="Replaces our wording of the stage's instructions.")
     examples: bool = Field(default=False, description="Send worked examples; small models need them.")
-    open_requests: int | None = Field(default=None, ge=1, description="This stage's own cap; None: only the limits'.")
+    open_requests: int | None = Field(
+        default=None, ge=1, description="This stage's own cap; if not given: only the limits'."
+    )
     limits: Limits | None = Field(default=None, description="In place of the job's, for a stage on its own account.")
     price: Price | None = Field(default=None, description="In place of the job's and of the price list.")
 
     @model_validator(mode="after")
     def _one_of_two(self) -> StageJob:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise ValueError("give max_tokens or max_completion_tokens, not both; servers take one of them")
+            raise fault("max_tokens", "give max_tokens or max_completion_tokens, not both; servers take one of them")
         if self.api_key_env is not None and self.api_key_file is not None:
-            raise ValueError(TWO_KEYS)
+            raise fault("api_key_env", TWO_KEYS)
         return self
 
     def settings(self) -> dict[str, JsonValue]:
@@ -69,16 +71,18 @@ class StageJob(Table):
 class RewriteJob(StageJob):
     """Stage 1."""
 
-    preset: Preset = "relevance"
+    preset: Preset = Field(default="relevance", description="What a rewrite drops.")
     form: Form = Field(default="split", description="Context and question, one text, or numbers of passages to keep.")
     skip: bool = Field(default=False, description="Ask no rewrite of a prompt that is one plain question.")
-    reask_failed: bool | None = Field(default=None, description="Ask once more when a check fails; None: by policy.")
+    reask_failed: bool | None = Field(
+        default=None, description="Ask once more when a check fails; if not given: by policy."
+    )
 
 
 class AnswerJob(StageJob):
     """Stage 2. The answer's type is one of `type`, `schema_file` or `class`."""
 
-    type: AnswerType = "text"
+    type: AnswerType = Field(default="text", description="What answers are.")
     choices: tuple[str, ...] = Field(default=(), description="The options of type 'choice'.")
     schema_file: Path | None = Field(default=None, description="A JSON Schema of an object.")
     class_: str | None = Field(default=None, alias="class", description="package.module:Model, a pydantic model.")
@@ -90,10 +94,10 @@ class AnswerJob(StageJob):
     @model_validator(mode="after")
     def _one_type(self) -> AnswerJob:
         if (self.type == "choice") != bool(self.choices):
-            raise ValueError("type = 'choice' and choices = [..] go together")
+            raise fault("choices" if self.choices else "type", "type = 'choice' and choices = [..] go together")
         given = [self.type != "text", self.schema_file is not None, self.class_ is not None]
         if sum(given) > 1:
-            raise ValueError("give one of type, schema_file and class")
+            raise fault("class" if self.class_ else "schema_file", "give one of type, schema_file and class")
         return self
 
     def settings(self) -> dict[str, JsonValue]:

@@ -27,7 +27,7 @@ HOMES = {
     "rapidfuzz": {"compared"},
     "jsonschema_rs": {"answers"},
     "rich": {"display", "progress"},
-    "typer": {"cli", "options", "results"},
+    "typer": {"cli", "options", "results", "jobs"},
     "platformdirs": {"model_file"},
     "xllamacpp": {"embedded"},
     "pyarrow": {"parquet"},
@@ -120,6 +120,7 @@ def test_every_test_says_why_it_matters() -> None:
         ["--version"],
         ["--help"],
         *([command, "--help"] for command in ("run", "estimate", "compare", "export", "report", "view")),
+        *([command, "--help"] for command in ("init", "schema", "check")),
     ],
 )
 def test_help_loads_no_sdk(arguments: list[str]) -> None:
