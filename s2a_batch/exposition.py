@@ -7,13 +7,14 @@ all, and open to all readers, as nothing in it is secret.
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
 from contextlib import suppress
 from socketserver import TCPServer, ThreadingMixIn
-from threading import Thread
-from typing import TYPE_CHECKING, Final
+from threading import BoundedSemaphore, Thread
+from typing import TYPE_CHECKING, Final, TextIO, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import anyio
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
     from s2a_batch.operations import Metrics
     from s2a_batch.worker import Finished, Live
 
+_Request: TypeAlias = socket.socket | tuple[bytes, socket.socket]
 _LOOK_S: Final = 1.0
 _WRITE_S: Final = 15.0
 _PEER_S: Final = 5.0
+_MOST_PEERS: Final = 16
 _MOST_BYTES: Final = 1 << 20
 
 
@@ -129,7 +132,7 @@ class Exposition(Collector):
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Answers from threads of its own; one that hangs is let go."""
+    """Answers from threads of its own, few at a time: each takes an open file, which the run needs."""
 
     daemon_threads = True
 
@@ -137,6 +140,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         super().__init__((address, port), _Handler)
         self.set_app(make_wsgi_app(registry))
+        self._free = BoundedSemaphore(_MOST_PEERS)
         self._thread = Thread(target=self.serve_forever, args=(0.05,), daemon=True, name="metrics")
         self._thread.start()
 
@@ -145,6 +149,20 @@ class _Server(ThreadingMixIn, WSGIServer):
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
+
+    def process_request(self, request: _Request, client_address: object) -> None:
+        """In a thread, or not at all when all are busy."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: _Request, client_address: object) -> None:
+        """One peer's."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, *_: object) -> None:
         """Who went away while it was answered is no matter."""
@@ -159,8 +177,12 @@ class _Server(ThreadingMixIn, WSGIServer):
 class _Handler(WSGIRequestHandler):
     timeout = _PEER_S
 
+    def get_stderr(self) -> TextIO:
+        """Nowhere: stderr is the run's."""
+        return io.StringIO()
+
     def log_message(self, *_: object) -> None:
-        """Nothing: stderr is the run's."""
+        """Nothing, likewise."""
 
 
 def _last_in(path: Path, job: str) -> Last:

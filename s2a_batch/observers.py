@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from s2a_batch.worker import Finished, Live
 
 
+_BUG_STATUS: Final = 70
+
+
 def run_watched(
     job: Job, options: Options, voice: Screen | EventLog, name: str, environ: Mapping[str, str] = os.environ
 ) -> Finished:
@@ -42,7 +45,7 @@ def run_watched(
     observers = Observers(job, voice, name, environ)
     try:
         found = run_job(job, options, say=voice.say, watch=observers.watch, environ=environ)
-    except StopRun as error:
+    except Exception as error:
         observers.refused(error)
         raise
     observers.finished(found)
@@ -82,10 +85,11 @@ class Observers:
             if observer is not None:
                 self._heed(partial(observer.finished, found))
 
-    def refused(self, error: StopRun) -> None:
-        """Nothing was run. What is told of a run that goes on elsewhere stays."""
+    def refused(self, error: Exception) -> None:
+        """Nothing was run, or it ended by a bug. What is told of a run that goes on elsewhere stays."""
         if self._exposition is not None and not isinstance(error, LockedError):
-            self._heed(partial(self._exposition.ended, error.exit_status, 0.0))
+            status = error.exit_status if isinstance(error, StopRun) else _BUG_STATUS
+            self._heed(partial(self._exposition.ended, status, 0.0))
 
     async def _guard(self, watch: Callable[[Live], Coroutine[None, None, None]], live: Live) -> None:
         try:

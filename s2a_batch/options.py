@@ -87,7 +87,7 @@ class Speech:
     def ask(self, form: str | None, source: Path, *, quiet: bool) -> None:
         """What the command line says, before there is a job."""
         self._form, self._quiet = form, quiet
-        self.job = source.stem
+        self.job = source.stem.encode("utf-8", "backslashreplace").decode()
 
     def of(self, job: Job) -> Voice:
         """The voice of a run of this job."""

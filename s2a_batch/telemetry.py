@@ -91,7 +91,7 @@ class Telemetry:
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 if anyio.current_time() - metrics_at >= _METRICS_S:
                     metrics_at = anyio.current_time()
-                    await self._post(metrics, await anyio.to_thread.run_sync(self._traces.metrics))
+                    await self._post(metrics, await anyio.to_thread.run_sync(self._traces.histograms.encoded))
 
     def finished(self, found: Finished) -> None:
         """Send what is left, for some seconds at most, and tell how much was not."""
@@ -115,7 +115,7 @@ class Telemetry:
                 traces, metrics = [await stack.enter_async_context(transport) for transport in self._transports()]
                 while await self._send_batch(traces):
                     if self._batch is None:
-                        await self._post(metrics, self._traces.metrics())
+                        await self._post(metrics, self._traces.histograms.encoded())
                         return
 
     async def _send_batch(self, transport: Transport) -> bool:
@@ -230,6 +230,8 @@ def _traces(job: Job, name: str) -> Traces:
 
 def _address(endpoint: str, signal: str) -> str:
     parts = urlsplit(endpoint)
+    if parts.path.rstrip("/").endswith(("/v1/traces", "/v1/metrics")):
+        raise JobError("telemetry.endpoint: leave out /v1/..; it is added for traces and for metrics")
     place = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
     return urlunsplit(place._replace(path=f"{parts.path.rstrip('/')}/v1/{signal}"))
 

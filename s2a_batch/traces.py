@@ -1,4 +1,4 @@
-"""Result lines as OpenTelemetry's spans and histograms, by the GenAI semantic conventions.
+"""Result lines as OpenTelemetry's spans, by the GenAI semantic conventions.
 
 Knows opentelemetry, of which nothing global and no exporter is used: those read some forty variables of the environment
 that no job names. Invariants: one trace a record, a span a stage, and one a request with the times it had; no text of a
@@ -10,24 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-import time
-from bisect import bisect_left
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
-    Histogram,
-    HistogramDataPoint,
-    Metric,
-    MetricsData,
-    ResourceMetrics,
-    ScopeMetrics,
-)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -35,6 +22,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from pydantic_core import from_json
 
 from s2a_batch import __version__
+from s2a_batch.histograms import Histograms, Value
 from s2a_batch.job import OPENAI_URL, is_embedded
 
 if TYPE_CHECKING:
@@ -43,12 +31,10 @@ if TYPE_CHECKING:
     from s2a_batch.job import Job
     from s2a_batch.stagejob import StageJob
 
-Value = str | int | float | bool | tuple[str, ...]
 _Json = dict[str, Any]
-_SCOPE: Final = InstrumentationScope("s2a_batch", __version__)
+SCOPE: Final = InstrumentationScope("s2a_batch", __version__)
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _NANO: Final = 1_000_000_000
-_MOST_SERIES: Final = 256
 _PROVIDERS: Final = {
     "api.anthropic.com": "anthropic",
     "amazonaws.com": "aws.bedrock",
@@ -79,9 +65,6 @@ _USAGE: Final = {
     "cached_tokens": "gen_ai.usage.cache_read.input_tokens",
     "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
 }
-# The bounds that the conventions name.
-_SECONDS: Final = tuple(0.01 * 2**n for n in range(14))
-_TOKENS: Final = tuple(float(4**n) for n in range(14))
 
 
 class Traces:
@@ -91,40 +74,25 @@ class Traces:
         job: Names the endpoints.
         name: The job's name.
         content: Also the messages.
+
+    Attributes:
+        histograms: Of all requests that were made into spans.
     """
 
     def __init__(self, job: Job, name: str, *, content: bool) -> None:
         self._places = {stage: _place(table) for stage, table in job.stages().items()}
-        self._record: dict[str, Value] = {"s2a.job": name, "s2a.run": str(job.output)}
+        run = str(job.output).encode("utf-8", "backslashreplace").decode()
+        self._record: dict[str, Value] = {"s2a.job": name, "s2a.run": run}
         self._content = content
         self._resource = Resource(
             {"service.name": "s2a-batch", "service.version": __version__, "host.name": socket.gethostname()}
         )
-        self._began = time.time_ns()
-        self._series: dict[tuple[str, tuple[tuple[str, Value], ...]], _Series] = {}
+        self.histograms = Histograms(name, self._resource, SCOPE)
 
     def spans(self, lines: list[bytes]) -> bytes:
-        """The records of these lines, as the body of a request to /v1/traces; counts their requests for `metrics`."""
+        """The records of these lines, as the body of a request to /v1/traces; their requests are counted."""
         found = [span for line in lines for span in self._of_line(line)]
         return bytes(encode_spans(found).SerializeToString())
-
-    def metrics(self) -> bytes:
-        """Durations and tokens of all requests so far, as the body of a request to /v1/metrics."""
-        now = time.time_ns()
-        points: dict[str, list[HistogramDataPoint]] = {}
-        for (name, attributes), series in self._series.items():
-            points.setdefault(name, []).append(series.point(dict(attributes), self._began, now))
-        metrics = [
-            Metric(name, text, unit, Histogram(points[name], AggregationTemporality.CUMULATIVE))
-            for name, text, unit in (
-                ("gen_ai.client.operation.duration", "GenAI operation duration.", "s"),
-                ("gen_ai.client.token.usage", "Number of input and output tokens used.", "{token}"),
-            )
-            if name in points
-        ]
-        scope = ScopeMetrics(_SCOPE, metrics, "")
-        data = MetricsData([ResourceMetrics(self._resource, [scope], "")])
-        return bytes(encode_metrics(data).SerializeToString())
 
     # --- one record
 
@@ -164,7 +132,7 @@ class Traces:
         attributes: dict[str, Value] = {**place, "gen_ai.request.model": audit["model"]}
         if attempt["model"] is not None:
             attributes["gen_ai.response.model"] = attempt["model"]
-        self._count(attributes, attempt)
+        self.histograms.count(attributes, attempt)
         sent = audit["parameters"]
         attributes |= {attribute: sent[name] for name, attribute in _PARAMETERS.items() if sent.get(name) is not None}
         usage = attempt["usage"] or {}
@@ -205,52 +173,7 @@ class Traces:
             status=_OK if fault is None else _FAILED,
             start_time=times[0],
             end_time=times[1],
-            instrumentation_scope=_SCOPE,
-        )
-
-    # --- all requests
-
-    def _count(self, attributes: dict[str, Value], attempt: _Json) -> None:
-        """Count one request; the attributes are those of its endpoint and models."""
-        labels = attributes | {"s2a.job": self._record["s2a.job"]}
-        if len(self._series) >= _MOST_SERIES:  # whatever names a server thinks up
-            labels.pop("gen_ai.response.model", None)
-        usage = attempt["usage"] or {}
-        for kind in ("input", "output"):
-            if (tokens := usage.get(f"{kind}_tokens")) is not None:
-                of_kind = labels | {"gen_ai.token.type": kind}
-                self._of("gen_ai.client.token.usage", of_kind, _TOKENS).add(tokens)
-        if attempt["error"] is not None:
-            labels["error.type"] = attempt["error"]["kind"]
-        self._of("gen_ai.client.operation.duration", labels, _SECONDS).add(attempt["seconds"])
-
-    def _of(self, name: str, labels: dict[str, Value], bounds: tuple[float, ...]) -> _Series:
-        key = (name, tuple(labels.items()))
-        if (found := self._series.get(key)) is None:
-            found = self._series[key] = _Series(bounds, [0] * (len(bounds) + 1))
-        return found
-
-
-@dataclass(slots=True)
-class _Series:
-    """One histogram; a bucket holds what is at most its bound."""
-
-    bounds: tuple[float, ...]
-    buckets: list[int]
-    values: int = 0
-    sum: float = 0.0
-    least: float = field(default=float("inf"))
-    most: float = field(default=float("-inf"))
-
-    def add(self, value: float) -> None:
-        self.values += 1
-        self.sum += value
-        self.least, self.most = min(self.least, value), max(self.most, value)
-        self.buckets[bisect_left(self.bounds, value)] += 1
-
-    def point(self, attributes: dict[str, Value], began: int, now: int) -> HistogramDataPoint:
-        return HistogramDataPoint(
-            attributes, began, now, self.values, self.sum, tuple(self.buckets), self.bounds, self.least, self.most
+            instrumentation_scope=SCOPE,
         )
 
 

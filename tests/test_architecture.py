@@ -34,7 +34,7 @@ HOMES = {
     "starlette": {"viewsite"},
     "uvicorn": {"viewsite"},
     "prometheus_client": {"metrics", "exposition"},
-    "opentelemetry": {"traces"},
+    "opentelemetry": {"traces", "histograms"},
 }
 
 
