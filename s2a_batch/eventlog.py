@@ -70,8 +70,7 @@ class EventLog:
     def _write(self, event: str, level: Level, fields: dict[str, JsonValue]) -> None:
         if self._lost or sys.stderr is None:
             return
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        head: dict[str, JsonValue] = {"time": now, "level": level, "event": event, "job": self._job}
+        head: dict[str, JsonValue] = {"time": _clock(), "level": level, "event": event, "job": self._job}
         head["run"] = None if self.run is None else str(self.run)
         line: dict[str, JsonValue] = {name: value for name, value in {**head, **fields}.items() if value is not None}
         try:
@@ -175,12 +174,12 @@ class _Changes:
     def look(self) -> None:
         """Tell what changed."""
         live, now = self._live, anyio.current_time()
-        if live.cause is not None and not self._draining:
-            self._draining = True
-            self._tell_drain(live.cause)
         if (live.held_at is not None) != self._paused:
             self._paused = live.held_at is not None
             self._log.event("paused" if self._paused else "resumed")
+        if live.cause is not None and not self._draining:
+            self._draining = True
+            self._tell_drain(live.cause)
         if len(self._holds) != len(live.limiters):
             self._holds = [_Hold() for _ in live.limiters]
         for number, (hold, limiter) in enumerate(zip(self._holds, live.limiters, strict=True), 1):
@@ -230,9 +229,10 @@ def _open(live: Live) -> int:
     return live.tally.rewrite.open + live.tally.answer.open
 
 
-def _clock(seconds: float) -> str:
-    """The time of day in so many seconds."""
-    return (datetime.now(UTC) + timedelta(seconds=max(0.0, seconds))).isoformat(timespec="seconds")
+def _clock(in_s: float = 0.0) -> str:
+    """The time in so many seconds, UTC."""
+    moment = datetime.now(UTC) + timedelta(seconds=max(0.0, in_s))
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _strict(line: dict[str, JsonValue]) -> str:

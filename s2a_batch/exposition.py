@@ -119,7 +119,8 @@ class Exposition(Collector):
             return
         temporary = path.with_name(path.name + NEW)
         try:
-            with temporary.open("wb") as file:
+            temporary.unlink(missing_ok=True)  # a link of somebody else's would lead elsewhere
+            with temporary.open("xb") as file:
                 os.fchmod(file.fileno(), 0o644)
                 file.write(generate_latest(self._registry))
             temporary.replace(path)
@@ -135,6 +136,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     """Answers from threads of its own, few at a time: each takes an open file, which the run needs."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address: str, port: int, registry: CollectorRegistry) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -189,9 +191,11 @@ def _last_in(path: Path, job: str) -> Last:
     """How executions of this job ended, by the file that the last one left; a damaged one says nothing."""
     found: dict[str, float] = {}
     with suppress(OSError, ValueError):
-        text = path.open("rb").read(_MOST_BYTES).decode() if path.is_file() else ""
-        for family in text_string_to_metric_families(text):
-            found |= {s.name: s.value for s in family.samples if s.labels == {"job": job}}
+        if path.is_file():  # a pipe would have us wait
+            with path.open("rb") as file:
+                text = file.read(_MOST_BYTES).decode()
+            for family in text_string_to_metric_families(text):
+                found |= {s.name: s.value for s in family.samples if s.labels == {"job": job}}
     status = found.get(PREFIX + "last_exit_status")
     return Last(
         found.get(PREFIX + "last_success_timestamp_seconds"),

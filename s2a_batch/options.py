@@ -71,6 +71,11 @@ Formulas = Annotated[bool, typer.Option("--formulas", help="Leave cells that a s
 Force = Annotated[bool, typer.Option("--force", help="Replace the file when it exists.")]
 
 
+def job_name(source: Path) -> str:
+    """A job's name in logs and metrics: that of its file without the ending, each odd character as `_`."""
+    return "".join(sign if sign.isprintable() else "_" for sign in source.stem)
+
+
 class Speech:
     """How a command speaks on stderr; known to whoever ends the process, so that each error has the asked form.
 
@@ -87,7 +92,7 @@ class Speech:
     def ask(self, form: str | None, source: Path, *, quiet: bool) -> None:
         """What the command line says, before there is a job."""
         self._form, self._quiet = form, quiet
-        self.job = source.stem.encode("utf-8", "backslashreplace").decode()
+        self.job = job_name(source)
 
     def of(self, job: Job) -> Voice:
         """The voice of a run of this job."""

@@ -89,7 +89,7 @@ class Telemetry:
                 else:
                     await anyio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                if anyio.current_time() - metrics_at >= _METRICS_S:
+                if self._sent and anyio.current_time() - metrics_at >= _METRICS_S:
                     metrics_at = anyio.current_time()
                     await self._post(metrics, await anyio.to_thread.run_sync(self._traces.histograms.encoded))
 
@@ -115,7 +115,8 @@ class Telemetry:
                 traces, metrics = [await stack.enter_async_context(transport) for transport in self._transports()]
                 while await self._send_batch(traces):
                     if self._batch is None:
-                        await self._post(metrics, self._traces.histograms.encoded())
+                        if self._sent:
+                            await self._post(metrics, self._traces.histograms.encoded())
                         return
 
     async def _send_batch(self, transport: Transport) -> bool:

@@ -80,7 +80,7 @@ class Traces:
     """
 
     def __init__(self, job: Job, name: str, *, content: bool) -> None:
-        self._places = {stage: _place(table) for stage, table in job.stages().items()}
+        self._places = {stage: place_of(table) for stage, table in job.stages().items()}
         run = str(job.output).encode("utf-8", "backslashreplace").decode()
         self._record: dict[str, Value] = {"s2a.job": name, "s2a.run": run}
         self._content = content
@@ -198,7 +198,7 @@ def _nanoseconds(moment: str) -> int:
     return int(datetime.fromisoformat(moment).timestamp() * 1_000_000) * 1_000
 
 
-def _place(stage: StageJob) -> dict[str, Value]:
+def place_of(stage: StageJob) -> dict[str, Value]:
     """Where a stage's requests go: host and port alone, as its address may hold a login."""
     found: dict[str, Value] = {"gen_ai.operation.name": "chat"}
     if is_embedded(stage):
