@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from s2a_batch.eventlog import EventLog, meaning
 from s2a_batch.report import Tally
 from s2a_batch.worker import Live
 from tests.fakes import a_limiter
-from tests.processes import RUN, Done, caps, manifest, run, running, start, write_input
+from tests.processes import ROOT, RUN, Done, caps, manifest, run, running, start, write_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,11 +87,11 @@ def test_failed_records_are_a_warning_and_what_was_asked_is_not_told(
 
 def test_an_error_before_there_is_a_job_is_json_too(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
     """Half a log in another form is lost by whoever parses it, and it is the half that says why nothing ran."""
-    (folder / "night.toml").write_text('input = "in.jsonl"\noutput = "out"\nmodell = "m"\n')
+    (folder / "night.toml").write_text('input = "in.jsonl"\noutput = "out"\nmodelx = "m"\n')
     done = run(folder, "run", "night.toml", *JSON)
     (event,) = events(done.err)
     assert (done.status, event["event"], event["level"], event["job"]) == (2, "error", "error", "night")
-    assert "modell" in event["message"]
+    assert "modelx" in event["message"]
     done = run(folder, "compare", "night.toml", *JSON)
     assert (done.status, names(done.err)) == (2, ["error"])
     url = upstream({"latency_s": 30}).base_url
@@ -264,3 +265,14 @@ def test_whatever_is_said_is_one_line_of_strict_json(text: str, name: bytes) -> 
 def test_each_exit_status_has_its_words(status: int, words: str) -> None:
     """Nobody knows the numbers by heart at 3 in the morning."""
     assert meaning(status).startswith(words)
+
+
+def test_the_readme_names_all_events() -> None:
+    """Whoever writes the filter looks there."""
+    code = (ROOT / "s2a_batch" / "eventlog.py").read_text()
+    written = set(re.findall(r'(?:event|_write)\(\s*"(\w+)"', code)) | {"paused", "resumed"}
+    holds = {"outage", "rate_limited"}
+    written |= holds | {f"{name}_over" for name in holds}
+    part = (ROOT / "README.md").read_text().partition("## Watch a run")[2].partition("**Prometheus.**")[0]
+    rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} - {"event"} == written

@@ -128,7 +128,8 @@ def test_a_request_is_described_as_the_conventions_say(folder: Path, upstream: C
 def test_histograms_agree_with_the_account(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
     """Two counts of the same money that differ are both doubted."""
     with Collector() as collector:
-        assert sending(folder, upstream(MIXED).base_url, collector.url).status == 1
+        slow: Plan = {"latency_s": 0.05, "rules": MIXED["rules"]}
+        assert sending(folder, upstream(slow).base_url, collector.url).status == 1
     summary = manifest(folder)["summary"]
     stages = (summary["rewrite"], summary["answer"])
     durations = collector.points("gen_ai.client.operation.duration")
@@ -146,7 +147,10 @@ def test_histograms_agree_with_the_account(folder: Path, upstream: Callable[[Pla
         assert sum(point.sum for point in of_kind) == sum(stage["usage"][f"{kind}_tokens"] for stage in stages)
         assert all(sum(point.bucket_counts) == point.count for point in points)
     assert list(durations[0][1].explicit_bounds)[:3] == [0.01, 0.02, 0.04]
-    assert len(durations[0][1].bucket_counts) == 15
+    for _, point in durations:
+        assert len(point.bucket_counts) == 15
+        assert sum(point.bucket_counts[:3]) == 0, "none took less than 0.04 s"
+        assert sum(point.bucket_counts[10:]) == 0, "nor more than 5.12 s"
 
 
 @pytest.mark.parametrize("content", [False, True])
@@ -185,6 +189,15 @@ def test_what_earlier_executions_sent_is_not_sent_again(folder: Path, upstream: 
     lines = [[record.attributes["s2a.line"] for record in found.records()] for found in (first, second)]
     assert lines == [[1, 2], [3, 4, 5, 6]]
     assert third.bodies == [], "nothing was to be done"
+
+
+def test_what_another_run_paid_for_is_not_counted(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """Borrowed rewrites bring their audit along; a trace of them would bill the requests a second time."""
+    url = upstream({}).base_url
+    assert run(folder, *RUN, "--base-url", url, "--only", "rewrite").status == 0
+    with Collector() as collector:
+        assert sending(folder, url, collector.url, "-o", "other", "--set", "rewrites=out").status == 0
+    assert [shape(record)[::2] for record in collector.records()] == [("answered", {"answer": [None]})] * RECORDS
 
 
 def test_a_run_of_rewrites_alone_is_traced(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
