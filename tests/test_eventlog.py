@@ -276,3 +276,16 @@ def test_the_readme_names_all_events() -> None:
     part = (ROOT / "README.md").read_text().partition("## Watch a run")[2].partition("**Prometheus.**")[0]
     rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} - {"event"} == written
+
+
+def test_a_bug_is_one_line_too_and_the_textfile_tells_it(folder: Path) -> None:
+    """A traceback over twenty lines is twenty broken records to a log shipper, and a stale file looks like a run."""
+    (folder / "broken.py").write_text(
+        "import anyio, pydantic\n\nanyio.run = None\n\nclass Answer(pydantic.BaseModel):\n    x: int\n"
+    )
+    more = ("--answer", "broken:Answer", "--set", "metrics.textfile=s2a.prom")
+    done = logged(folder, "http://127.0.0.1:9/v1", *more)
+    (event,) = events(done.err)
+    assert (done.status, event["event"]) == (70, "error")
+    assert "TypeError" in event["message"]
+    assert 's2a_batch_last_exit_status{job="in"} 70.0' in (folder / "s2a.prom").read_text()

@@ -341,3 +341,15 @@ def test_the_provider_is_told_by_the_host(url: str, provider: str, port: int) ->
     found = place_of(a_job(base_url=url).answer)
     assert (found["gen_ai.provider.name"], found["server.port"]) == (provider, port)
     assert "pass" not in str(found)
+
+
+def test_what_is_begun_anew_is_sent_anew(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """Files that are set aside or renamed as a run begins must not hide its own lines behind their length."""
+    plan: Plan = {"rules": [{"when": {"contains": "[[r-1]]"}, "replies": [{"status": 400}], "per_record": True}]}
+    assert run(folder, *RUN, "--base-url", upstream(plan).base_url).status == 1
+    with Collector() as collector:
+        assert sending(folder, upstream({}).base_url, collector.url, "--retry-failed").status == 0
+    assert [record.attributes["s2a.line"] for record in collector.records()] == [2]
+    with Collector() as collector:
+        assert sending(folder, upstream({}).base_url, collector.url, "--fresh").status == 0
+    assert len(collector.records()) == RECORDS
