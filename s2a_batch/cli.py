@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from s2a_batch.estimate import Survey
     from s2a_batch.figures import Estimate
     from s2a_batch.job import Job
+    from s2a_batch.options import Voice
     from s2a_batch.resume import Options
 
 _BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
@@ -43,33 +44,36 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; ends the process with an exit status of the README's table."""
+    speech = options.Speech()
     _open_streams()
     _speak_utf8()
     os.umask(0o077)  # all that is written holds prompts; a umask of 0 opens it to all, one of 0177 locks us out
     try:
-        app(standalone_mode=True)
+        app(standalone_mode=True, obj=speech)
     except StopRun as error:
-        from s2a_batch.display import Screen
-
-        Screen().error(str(error))
+        speech.voice().error(str(error))
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # noqa: BLE001  the process's last line: a bug must not look like "some records failed"
-        _end(error)
+        _end(error, speech.voice())
 
 
-def _end(error: Exception) -> NoReturn:
+def _end(error: Exception, voice: Voice) -> NoReturn:
     """Say what nobody else did, and exit: a file or stdout that cannot be used, or a bug."""
     from s2a_batch.display import Screen
     from s2a_batch.masking import Mask, secrets_in
 
     if isinstance(error, OSError) and (error.errno in _UNWRITABLE or error.filename is not None):
         place = "standard output cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
-        Screen().error(f"{place}: {error.strerror}")
+        voice.error(f"{place}: {error.strerror}")
         sys.exit(StoppedEarly.exit_status)
-    with contextlib.suppress(OSError):
-        sys.stderr.write(Mask(secrets_in(os.environ)).text(traceback.format_exc()))
+    story = Mask(secrets_in(os.environ)).text(traceback.format_exc())
+    if isinstance(voice, Screen):
+        with contextlib.suppress(OSError):
+            sys.stderr.write(story)
+    else:
+        voice.error(f"a fault of this program:\n{story}")
     sys.exit(_BUG_STATUS)
 
 
@@ -108,6 +112,7 @@ def _root(
 
 @app.command()
 def run(  # noqa: PLR0913  the command's options
+    context: typer.Context,
     source: options.Source,
     output: options.Output = None,
     model: options.Model = None,
@@ -125,6 +130,7 @@ def run(  # noqa: PLR0913  the command's options
     fresh: options.Fresh = False,
     day: options.Day = None,
     if_running: options.IfRunning = "exit",
+    log: options.Log = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Run a job, or go on with it: the same command does both.
@@ -134,19 +140,19 @@ def run(  # noqa: PLR0913  the command's options
     4 another run holds the directory, 70 a fault of this program,
     129, 130, 143 interrupted by a signal (the rest is pending).
     """
-    from s2a_batch.display import Screen
-
-    screen = Screen(quiet=quiet)
+    speech = context.ensure_object(options.Speech)
+    speech.ask(log, source, quiet=quiet)
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
     table = options.table_of(places, open_requests, processes) | options.answer_table(answer, choice, source)
     job = options.load_job(source, table, setting, day)
     from s2a_batch.resume import Options
 
     how = Options(limit, 1, retry_failed, accept_changes, fresh, waits=if_running == "wait")
+    voice = speech.of(job)
     if dry_run:
-        _dry_run(job, how, screen)
+        _dry_run(job, how, voice)
         return
-    raise typer.Exit(_run(job, how, screen))
+    raise typer.Exit(_run(job, how, voice, speech.job))
 
 
 @app.command()
@@ -195,7 +201,7 @@ def estimate(  # noqa: PLR0913  the command's options
         estimate = estimated(job, found)
     else:
         how = Options(sample, max(1, found.pending // sample), retry_failed, accept_changes, fresh)
-        estimate = _sampled(job, how, found, screen)
+        estimate = _sampled(job, how, found, screen, source.stem)
     screen.put(estimate.as_json() if as_json else estimate.as_text())
 
 
@@ -203,39 +209,38 @@ for command in COMMANDS:
     app.command()(command)
 
 
-def _run(job: Job, how: Options, screen: Screen) -> int:
+def _run(job: Job, how: Options, voice: Voice, name: str) -> int:
     """Run it, say how it ended, and return its exit status."""
     from s2a_batch import credentials
-    from s2a_batch.worker import run_job
+    from s2a_batch.observers import run_watched
 
     for line in credentials.warnings(job):
-        screen.say(line)
-    found = run_job(job, how, say=screen.say, watch=screen.watch)
-    screen.finished(found, job.output)
-    return found.exit_status
+        voice.say(line)
+    return run_watched(job, how, voice, name).exit_status
 
 
-def _sampled(job: Job, how: Options, found: Survey, screen: Screen) -> Estimate:
+def _sampled(job: Job, how: Options, found: Survey, screen: Screen, name: str) -> Estimate:
     """Run the sample and extrapolate from it; ends the command when the sample stops early."""
     from s2a_batch.sample import extrapolate
 
     began = datetime.now(UTC)
-    status = _run(job, how, screen)
+    status = _run(job, how, screen, name)
     if status not in (0, 1):
         raise typer.Exit(status)
     return extrapolate(job, found, began)
 
 
-def _dry_run(job: Job, how: Options, screen: Screen) -> None:
+def _dry_run(job: Job, how: Options, voice: Voice) -> None:
     import anyio
 
-    from s2a_batch import credentials
+    from s2a_batch import credentials, observers
     from s2a_batch.inspect import dry_run
 
     for line in credentials.warnings(job):
-        screen.say(line)
+        voice.say(line)
+    observers.Observers(job, voice, "")
     found = anyio.run(functools.partial(dry_run, job, how, os.environ))
-    screen.preview(found, job.input)
+    voice.preview(found, job.input)
     if found.cut_short:
         raise typer.Exit(3)
     raise typer.Exit(1 if found.bad else 0)

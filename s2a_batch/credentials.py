@@ -58,19 +58,29 @@ def secrets_of(job: Job, name: StageName, environ: Mapping[str, str]) -> Secrets
                 "api_key_file (a job file holds no keys)"
             )
         _check_value(name, str(variable), key)
-    missing = [value for value in stage.headers_env.values() if not environ.get(value)]
-    if missing:
-        raise JobError(f"{name}.headers_env: the environment has no {', '.join(missing)}")
-    headers = {header: environ[value].strip() for header, value in stage.headers_env.items()}
-    for header, value in headers.items():
-        _check_value(name, stage.headers_env[header], value)
-    if odd := [header for header in headers if not _HEADER.fullmatch(header)]:
-        raise JobError(f"{name}.headers_env: {odd[0]!r} is no name of an HTTP header")
+    headers = headers_of(name, stage.headers_env, environ)
     if (stage.base_url or OPENAI_URL).startswith(OPENAI_URL):
         for variable in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):  # the SDK sends them there
             _check_value(name, variable, environ.get(variable, ""))
     # The SDK insists on a key; servers without keys ignore it.
     return Secrets(key or "none", headers)
+
+
+def headers_of(place: str, headers_env: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a table `headers_env`, whose place in the job is told by what is wrong with them.
+
+    Raises:
+        JobError: A variable is not set, or a name or a value can be in no header.
+    """
+    missing = [variable for variable in headers_env.values() if not environ.get(variable)]
+    if missing:
+        raise JobError(f"{place}.headers_env: the environment has no {', '.join(missing)}")
+    headers = {header: environ[variable].strip() for header, variable in headers_env.items()}
+    for header, value in headers.items():
+        _check_value(place, headers_env[header], value)
+    if odd := [header for header in headers if not _HEADER.fullmatch(header)]:
+        raise JobError(f"{place}.headers_env: {odd[0]!r} is no name of an HTTP header")
+    return headers
 
 
 def check_secrets(job: Job, environ: Mapping[str, str]) -> None:

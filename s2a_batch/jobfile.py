@@ -199,6 +199,7 @@ def anchor(table: dict[str, JsonValue], folder: Path) -> None:
         (table, ("input", "output", "rewrites", "api_key_file")),
         (rewrite, of_stage),
         (answer, of_stage),
+        (table.get("metrics"), ("textfile",)),
     ):
         for name in names:
             if isinstance(part, dict) and isinstance(part.get(name), str):

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from s2a_batch.display import Screen
+    from s2a_batch.eventlog import EventLog
     from s2a_batch.job import Job
+
+    Voice = Screen | EventLog
 
 Source = Annotated[Path, typer.Argument(help="A job file (.toml), or an input (.jsonl, .jsonl.gz).")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run's directory.")]
@@ -45,6 +49,10 @@ Day = Annotated[
 ]
 IfRunning = Annotated[Literal["exit", "wait"], typer.Option(help="What to do when another run holds the directory.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing when all is well.")]
+Log = Annotated[
+    Literal["text", "json"] | None,
+    typer.Option("--log", help="How to speak on stderr: text, or one JSON object a line."),
+]
 ExportInput = Annotated[
     Path | None, typer.Argument(metavar="[INPUT]", help="The input; default: the one that run.json names.")
 ]
@@ -68,6 +76,43 @@ MaxLevel = Annotated[
 AnyPolicy = Annotated[bool, typer.Option("--any-policy", help="In a chat also answers made by a policy.")]
 Formulas = Annotated[bool, typer.Option("--formulas", help="Leave cells that a spreadsheet would run as they are.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the file when it exists.")]
+
+
+class Speech:
+    """How a command speaks on stderr; known to whoever ends the process, so that each error has the asked form.
+
+    Attributes:
+        job: The job's name, as far as it is known.
+    """
+
+    def __init__(self) -> None:
+        self.job = ""
+        self._form: str | None = None
+        self._quiet = False
+        self._run: Path | None = None
+
+    def ask(self, form: str | None, source: Path, *, quiet: bool) -> None:
+        """What the command line says, before there is a job."""
+        self._form, self._quiet = form, quiet
+        from s2a_batch.placeholders import name_of
+
+        self.job = name_of(source)
+
+    def of(self, job: Job) -> Voice:
+        """The voice of a run of this job."""
+        self._form, self.job = self._form or job.log.format, job.name or self.job
+        self._run = job.output
+        return self.voice()
+
+    def voice(self) -> Voice:
+        """Who speaks, as far as it is known how."""
+        if self._form == "json":
+            from s2a_batch.eventlog import EventLog
+
+            return EventLog(self.job, self._run, quiet=self._quiet)
+        from s2a_batch.display import Screen
+
+        return Screen(quiet=self._quiet)
 
 
 def table_of(

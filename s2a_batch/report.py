@@ -34,6 +34,7 @@ class StageTally:
     metered: int = 0
     usage: Usage = field(default_factory=Usage)
     seconds: float = 0.0
+    waited_s: float = 0.0
     cost_usd: float | None = None
 
     def add(self, attempt: Attempt, before: Attempt | None) -> None:
@@ -45,6 +46,7 @@ class StageTally:
         self.reasks += after in ("invalid_reply", "check_failed")
         self.retries += after not in (None, "invalid_reply", "check_failed", "rate_limited")
         self.seconds += attempt.seconds
+        self.waited_s += attempt.waited_s
         self.rate_limited += attempt.error is not None and attempt.error.kind == "rate_limited"
         if attempt.usage is not None:
             self.usage += attempt.usage
@@ -66,6 +68,7 @@ class StageTally:
             metered=self.metered + other.metered,
             usage=self.usage + other.usage,
             seconds=self.seconds + other.seconds,
+            waited_s=self.waited_s + other.waited_s,
             cost_usd=sum(costs) if costs else None,
         )
 

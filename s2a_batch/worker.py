@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -60,12 +61,25 @@ class Finished:
 
 @dataclass(slots=True)
 class Live:
-    """What a display may look at while the run goes; the display changes nothing."""
+    """What those beside the run may look at while it goes; a display changes nothing.
+
+    Attributes:
+        started: On anyio's clock.
+        cause: Why it drains: a fault or a signal; None while it does not.
+        held_at: Since when a person has it paused, on anyio's clock; None: it is not.
+        directory: The run's.
+        ready: Set once the directory is locked and repaired and it is known what is done, before anything is appended.
+    """
 
     tally: Tally
     started: float
     limiters: tuple[Limiter, ...] = ()
     stopping: str | None = None
+    cause: StopRun | signal.Signals | None = None
+    held_at: float | None = None
+    directory: Path = Path()
+    ready: anyio.Event = field(default_factory=anyio.Event)
+    done_before: int = 0
 
 
 def run_job(
@@ -122,12 +136,11 @@ class _Worker:
         self._read_all = False
         self._prepared = False
         self._taken = self._met = 0
-        self._done_before = 0
 
     async def run(
         self, watch: Callable[[Live], Coroutine[None, None, None]], crew_of: Callable[[Front], Crew]
     ) -> Finished:
-        self._live = Live(self._tally, anyio.current_time())
+        self._live = Live(self._tally, anyio.current_time(), directory=self._job.output)
         self._scope = anyio.CancelScope()
         crew = crew_of(Front(self._tally, self._drain, self._scope, self._stop, self._note_opened))
         self._spending = crew.spending
@@ -137,8 +150,9 @@ class _Worker:
             outer.start_soon(self._heed_budget)
             outer.start_soon(watch, self._live)
             try:
-                self._done_before = await anyio.to_thread.run_sync(self._resume.prepare)
+                self._live.done_before = await anyio.to_thread.run_sync(self._resume.prepare)
                 self._prepared = True
+                self._live.ready.set()
                 self._spending.count_before(self._resume.totals)
                 await self._process(crew)
             except StopRun as error:
@@ -207,7 +221,7 @@ class _Worker:
                 self._signal = number
                 bound = self._job.retry.drain_s
                 self._say(f"stopping: open requests may finish within {bound:g} s; a second signal ends them at once")
-                self._begin_drain("stopping")
+                self._begin_drain("stopping", signal.Signals(number))
                 # Before the endpoints are open nothing is worth waiting for, such as the embedded model's start.
                 self._scope.deadline = anyio.current_time() + (bound if self._live.limiters else 0.0)
 
@@ -223,10 +237,11 @@ class _Worker:
         # What is open when a budget ends is paid for, and has a deadline of its own.
         if not (isinstance(error, BudgetError) and self._live.limiters):
             self._scope.deadline = min(self._scope.deadline, anyio.current_time() + self._job.retry.drain_s)
-        self._begin_drain("stopping early")
+        self._begin_drain("stopping early", error)
 
-    def _begin_drain(self, why: str) -> None:
+    def _begin_drain(self, why: str, cause: StopRun | signal.Signals) -> None:
         self._live.stopping = why
+        self._live.cause = self._live.cause or cause
         self._drain.set()
         for limiter in self._live.limiters:
             limiter.wake_all()
@@ -235,7 +250,7 @@ class _Worker:
         if isinstance(self._fault, BudgetError):  # it may have sufficed to the last request
             did_all = self._tally.finished == self._taken and (self._read_all or self._taken == self._options.limit)
             self._fault = None if did_all else self._spending.error()
-        superseded = self._done_before - self._tally.skipped if self._read_all else 0
+        superseded = self._live.done_before - self._tally.skipped if self._read_all else 0
         fault = None if self._fault is None else str(self._fault)
         stopped = fault if self._signal is None else signal.Signals(self._signal).name
         seconds = anyio.current_time() - self._live.started

@@ -33,6 +33,8 @@ HOMES = {
     "pyarrow": {"parquet"},
     "starlette": {"viewsite"},
     "uvicorn": {"viewsite"},
+    "prometheus_client": {"metrics", "exposition"},
+    "opentelemetry": {"traces", "histograms"},
 }
 
 
@@ -140,6 +142,8 @@ def test_help_loads_no_sdk(arguments: list[str]) -> None:
         "genai_prices",
         "pyarrow",
         "starlette",
+        "prometheus_client",
+        "opentelemetry",
     }
 
 

@@ -8,14 +8,21 @@ from __future__ import annotations
 import functools
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from s2a_batch import options
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from s2a_batch.job import Job
+    from s2a_batch.worker import Finished
+
 
 def compare(  # noqa: PLR0913  the command's options
+    context: typer.Context,
     source: options.Source,
     output: options.Output = None,
     model: options.Model = None,
@@ -29,6 +36,7 @@ def compare(  # noqa: PLR0913  the command's options
     accept_changes: options.AcceptChanges = False,
     fresh: options.Fresh = False,
     day: options.Day = None,
+    log: options.Log = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Answer the same records in several ways (arms), and say which is right how often. Resumes as run does.
@@ -36,13 +44,20 @@ def compare(  # noqa: PLR0913  the command's options
     Exit status: as of run; 1 also when the judge failed on some answers.
     """
     from s2a_batch.compare import Audience, compare_and_report
-    from s2a_batch.display import Screen
+    from s2a_batch.observers import run_watched
     from s2a_batch.resume import Options
 
-    screen, table = Screen(quiet=quiet), {"output": output, "model": model, "base_url": base_url}
+    speech = context.ensure_object(options.Speech)
+    speech.ask(log, source, quiet=quiet)
+    table = {"output": output, "model": model, "base_url": base_url}
     make = options.job_maker(source, options.table_of(table, open_requests), setting, day)
     how = Options(limit, 1, retry_failed, accept_changes, fresh)
-    audience = Audience(screen.say, screen.watch, screen.finished)
+    voice = speech.of(make({}))
+
+    def run(job: Job, how: Options, environ: Mapping[str, str]) -> Finished:
+        return run_watched(job, how, voice, f"{speech.job}/{job.output.name}", environ)
+
+    audience = Audience(voice.say, run)
     exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)
     sys.stdout.write(text)
     raise typer.Exit(exit_status)

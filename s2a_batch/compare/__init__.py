@@ -22,10 +22,9 @@ from s2a_batch.compare.weighing import Weighing
 from s2a_batch.compare.wording import as_text
 from s2a_batch.errors import JobError, OutputError
 from s2a_batch.resume import check_paths
-from s2a_batch.worker import run_job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from s2a_batch.compare.plan import Arm
     from s2a_batch.job import Job
     from s2a_batch.resume import Options
-    from s2a_batch.worker import Finished, Live
+    from s2a_batch.worker import Finished
 
 FIGURES: Final = "compare.json"
 
@@ -45,13 +44,11 @@ class Audience:
 
     Attributes:
         say: Prints one line for the person at the screen.
-        watch: Runs beside each arm and is cancelled at its end.
-        ended: Told how an arm ended, and its directory.
+        run: Runs one arm with all that looks at it, and tells how it ended.
     """
 
     say: Callable[[str], None]
-    watch: Callable[[Live], Coroutine[None, None, None]]
-    ended: Callable[[Finished, Path], None]
+    run: Callable[[Job, Options, Mapping[str, str]], Finished]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +143,8 @@ def _run(job: Job, options: Options, purse: Purse, audience: Audience, environ: 
     if plan.moved_only(job):
         how = replace(how, accept_changes=True)
     capped = job.model_copy(update={"budget": left or Budget()})
-    found = run_job(capped, how, say=audience.say, watch=audience.watch, environ=environ)
+    found = audience.run(capped, how, environ)
     purse.pay(found.summary)
-    audience.ended(found, job.output)
     return found.exit_status
 
 
