@@ -190,13 +190,13 @@ def test_online_asks_each_stage_once_and_says_how_it_went(folder: Path, upstream
             "keep_bodies": True,
         }
     )
-    text = f'base_url = "{up.base_url}"\n[answer]\ntype = "int"\nseed = 7\n[price]\n{PRICE}[retry]\nattempts = 9'
+    text = f'base_url = "{up.base_url}"\n[answer]\ntype = "int"\nseed = 7\n[price]\n{PRICE}[limits]\nrequests_per_minute = 9'
     status, found = checked(folder, text, "--online")
     rows = {about: (level, message) for level, about, message in found if about.startswith("online")}
     assert (status, [row["stage"] for row in up.requests()]) == (0, ["rewrite", "answer"])
     assert rows["online rewrite"][0] == rows["online answer"][0] == "ok"
     assert "HTTP 200 in " in rows["online answer"][1]
-    assert " USD; limits: 500 requests and 30,000 tokens a minute" in rows["online answer"][1]
+    assert " USD; the server's limits: 500 requests and 30,000 tokens a minute" in rows["online answer"][1]
     assert up.requests()[1]["body"]["seed"] == 7, "as a run sends it"
 
 
