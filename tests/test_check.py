@@ -190,7 +190,8 @@ def test_online_asks_each_stage_once_and_says_how_it_went(folder: Path, upstream
             "keep_bodies": True,
         }
     )
-    text = f'base_url = "{up.base_url}"\n[answer]\ntype = "int"\nseed = 7\n[price]\n{PRICE}[limits]\nrequests_per_minute = 9'
+    limited = "[limits]\nrequests_per_minute = 9"
+    text = f'base_url = "{up.base_url}"\n[answer]\ntype = "int"\nseed = 7\n[price]\n{PRICE}{limited}'
     status, found = checked(folder, text, "--online")
     rows = {about: (level, message) for level, about, message in found if about.startswith("online")}
     assert (status, [row["stage"] for row in up.requests()]) == (0, ["rewrite", "answer"])
