@@ -61,7 +61,8 @@ def _plain(name: str) -> str:
     return name.strip().lower()
 
 
-def _http(url: str) -> str:
+def http_url(url: str) -> str:
+    """The address, when it is one of http or https; ValueError, which does not show it, when it is not."""
     try:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
@@ -71,7 +72,7 @@ def _http(url: str) -> str:
     raise ValueError("no http(s) address; example: http://127.0.0.1:8000/v1")
 
 
-HttpUrl = Annotated[str, AfterValidator(_http)]
+HttpUrl = Annotated[str, AfterValidator(http_url)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Body = Annotated[dict[str, JsonValue], AfterValidator(_body)]
 Headers = Annotated[dict[str, Variable], AfterValidator(_headers)]

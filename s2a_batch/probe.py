@@ -14,6 +14,7 @@ import anyio
 
 from s2a_batch.answers import answer_model
 from s2a_batch.assembly import Assembly
+from s2a_batch.bounds import Limits
 from s2a_batch.caps import Budget
 from s2a_batch.errors import StopRun
 from s2a_batch.forms import Asked
@@ -88,7 +89,7 @@ async def _probed(job: Job, name: StageName, environ: Mapping[str, str], say: Ca
     message = "" if audit is None else _told(job, name, audit)
     limits = [f"{amount:,.0f} {unit}" for amount, unit in told if amount is not None]
     if works and limits:
-        message += f"; limits: {' and '.join(limits)} a minute"
+        message += f"; the server's limits: {' and '.join(limits)} a minute"
     if error is not None:
         message = f"{error.kind}: {error.message}" + (f" ({message})" if works else "")
     return Probed(name, works=works, fits=error is None, message=message)
@@ -104,8 +105,16 @@ def _told(job: Job, name: StageName, audit: StageAudit) -> str:
 
 
 def _alone(job: Job, name: StageName) -> Job:
-    """The job with this stage alone, without second tries."""
+    """The job with this stage alone, without second tries, and with no limits but those that the server tells."""
     bounds = job.retry.model_copy(update={"attempts": 1, "reasks": 0, "max_s": 1.0, "max_wait_s": 0.001})
-    rewrite = job.rewrite.model_copy(update={"skip": False, "reask_failed": False})
-    what = {"only": "rewrite", "arm": "s2a"} if name == "rewrite" else {"only": None, "arm": "baseline"}
-    return job.model_copy(update={"retry": bounds, "rewrite": rewrite, "rewrites": None, "budget": Budget(), **what})
+    changes: dict[str, object] = {
+        "retry": bounds,
+        "limits": Limits(),
+        "budget": Budget(),
+        "rewrites": None,
+        "rewrite": job.rewrite.model_copy(update={"skip": False, "reask_failed": False, "limits": None}),
+        "answer": job.answer.model_copy(update={"limits": None}),
+        "arm": "s2a" if name == "rewrite" else "baseline",
+        "only": "rewrite" if name == "rewrite" else None,
+    }
+    return job.model_copy(update=changes)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from tests.processes import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.server import Plan, Reply, Upstream
@@ -187,13 +190,14 @@ def test_online_asks_each_stage_once_and_says_how_it_went(folder: Path, upstream
             "keep_bodies": True,
         }
     )
-    text = f'base_url = "{up.base_url}"\n[answer]\ntype = "int"\nseed = 7\n[price]\n{PRICE}[retry]\nattempts = 9'
+    limited = "[limits]\nrequests_per_minute = 9"
+    text = f'base_url = "{up.base_url}"\n[answer]\ntype = "int"\nseed = 7\n[price]\n{PRICE}{limited}'
     status, found = checked(folder, text, "--online")
     rows = {about: (level, message) for level, about, message in found if about.startswith("online")}
     assert (status, [row["stage"] for row in up.requests()]) == (0, ["rewrite", "answer"])
     assert rows["online rewrite"][0] == rows["online answer"][0] == "ok"
     assert "HTTP 200 in " in rows["online answer"][1]
-    assert " USD; limits: 500 requests and 30,000 tokens a minute" in rows["online answer"][1]
+    assert " USD; the server's limits: 500 requests and 30,000 tokens a minute" in rows["online answer"][1]
     assert up.requests()[1]["body"]["seed"] == 7, "as a run sends it"
 
 
@@ -263,17 +267,43 @@ SDK_VARIABLES = {
 }
 
 
-def test_the_environment_changes_no_request_unasked(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+@contextmanager
+def whole_requests() -> Iterator[tuple[str, list[tuple[list[tuple[str, str]], bytes]]]]:
+    """A server's address, and the requests that it gets with all their headers; each is answered by a rewrite."""
+    got: list[tuple[list[tuple[str, str]], bytes]] = []
+    content = json.dumps({"relevant_context": "Tom has 2 red apples.", "user_query": "How many apples does Tom have?"})
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+    reply = json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append((self.headers.items(), self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            self.wfile.write(reply.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1", got
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_environment_changes_no_request_unasked(folder: Path) -> None:
     """A job that runs by cron and by hand must be one job, whatever a shell exports."""
-    up = upstream({"keep_bodies": True})
-    text = f'base_url = "{up.base_url}"\nanswer.type = "int"'
-    sent = []
-    for environ in ({}, SDK_VARIABLES):
-        assert checked(folder, text, "--online", environ=environ)[0] == 0
-        sent.append([(row["body"], row["key"]) for row in up.requests()])
-        up.reset_stats()
-    assert sent[0] == sent[1]
-    assert len(sent[0]) == 2
+    with whole_requests() as (url, got):
+        for environ in ({}, SDK_VARIABLES):
+            assert checked(folder, f'base_url = "{url}"', "--online", environ=environ)[0] == 0
+    bare, exported = got
+    assert exported == bare
+    assert dict(bare[0])["Host" if "Host" in dict(bare[0]) else "host"], "the measure itself"
 
 
 def test_run_json_holds_the_whole_effective_job_and_its_files(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 import jsonschema_rs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from typer.testing import CliRunner
@@ -164,6 +164,7 @@ def test_what_the_program_accepts_the_schema_accepts(data: st.DataObject) -> Non
 
 
 @pytest.mark.parametrize(("place", "name"), KEYS, ids=lambda part: ".".join(part) if isinstance(part, tuple) else part)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_each_key_takes_the_same_values_by_both(place: tuple[str, ...], name: str, data: st.DataObject) -> None:
     """As above, key by key, so that none is left to chance."""

@@ -89,12 +89,12 @@ class Writer:
         for name, value in table.items():
             below, within = [*heads, self.draw(keys(name))], (*place, name)
             joined = self.draw(st.sampled_from([".", " . "])).join(below)
+            named = [within[:end] for end in range(1, len(within) + 1) if isinstance(within[end - 1], str)]
             if isinstance(value, list):
                 for number, member in enumerate(value):
-                    self.write(f"[[{joined}]]", within, (*within, number))
+                    self.write(f"[[{joined}]]", *named, (*within, number))
                     self.table(below, (*within, number), member)
             elif isinstance(value, dict):
-                named = [within[:end] for end in range(1, len(within) + 1) if isinstance(within[end - 1], str)]
                 if self.draw(st.booleans()) or not any(isinstance(v, dict | list) for v in value.values()):
                     self.write(f"[{joined}]", *named)
                     self.table(below, within, value)
