@@ -85,6 +85,11 @@ def scrape(port: int, host: str = "127.0.0.1") -> tuple[str, str]:
                 assert time.monotonic() < end
 
 
+def _open(found: Samples) -> float:
+    """Open requests of both stages."""
+    return found["open_requests", "rewrite"] + found["open_requests", "answer"]
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_run_is_scraped_while_it_goes(folder: Path, upstream: Callable[[Plan], Upstream], processes: str) -> None:
     """The graph of a night is made of these; what all processes do together must be in it."""
@@ -94,13 +99,13 @@ def test_a_run_is_scraped_while_it_goes(folder: Path, upstream: Callable[[Plan],
     metrics = ("--set", f"metrics.port={port}", "--processes", processes)
     with running(folder, *RUN, "--base-url", up.base_url, *metrics) as program:
         found: Samples = {}
-        while not found.get(("records_total", "answered")):
+        while not found.get(("records_total", "answered")) or not _open(found):
             kind, text = scrape(port)
             found = samples(text)
         assert kind.startswith("text/plain")
         assert found["running",] == 1
         assert found["requests_total", "rewrite"] >= found["records_total", "answered"] > 0
-        assert 0 < found["open_requests", "rewrite"] + found["open_requests", "answer"] <= found["open_requests_limit",]
+        assert 0 < _open(found) <= found["open_requests_limit",]
         assert found["open_requests_limit",] == 4
         assert found["records_left",] > 0
         assert found["tokens_total", "input", "rewrite"] > 0
