@@ -203,11 +203,12 @@ for command in COMMANDS:
 def _run(job: Job, how: Options, screen: Screen) -> int:
     """Run it, say how it ended, and return its exit status."""
     from s2a_batch import credentials
+    from s2a_batch.control import beside
     from s2a_batch.worker import run_job
 
     for line in credentials.warnings(job):
         screen.say(line)
-    found = run_job(job, how, say=screen.say, watch=screen.watch)
+    found = run_job(job, how, say=screen.say, watch=beside(screen.watch, screen.say))
     screen.finished(found, job.output)
     return found.exit_status
 

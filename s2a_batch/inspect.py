@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from s2a_batch.job import Job
     from s2a_batch.resume import Options
 
+_SCHEMA: Final = 1
 _SHOWN_BAD_LINES: Final = 20
 _CHARS_PER_TOKEN: Final = 3.5
 
@@ -124,6 +125,25 @@ def standing(directory: Path) -> Standing:
     running = rundir.is_locked(directory)
     answered, failed = done.get("answered", 0), done.get("failed", 0)
     return Standing(running, answered, failed, waiting, manifest, _totals(manifest, running=running))
+
+
+def standing_json(directory: Path, live: dict[str, JsonValue] | None, found: Standing | None) -> str:
+    """How a run stands as one JSON object: live numbers where the run tells them, else what its files say."""
+    manifest = {} if found is None else found.manifest
+    files = None if found is None else {n: getattr(found, n) for n in ("answered", "failed", "waiting")}
+    ended = None if found is None or found.running else manifest.get("summary")
+    return json.dumps(
+        {
+            "schema": _SCHEMA,
+            "directory": str(directory),
+            "running": live is not None or (found is not None and found.running),
+            "live": live,
+            "files": files,
+            "summary": ended,
+            "written_at": manifest.get("written_at"),
+            "totals": None if found is None or found.totals is None else found.totals.model_dump(mode="json"),
+        }
+    )
 
 
 def _totals(manifest: dict[str, JsonValue], *, running: bool) -> Totals | None:

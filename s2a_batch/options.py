@@ -80,6 +80,15 @@ def _count(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
+def number(text: str) -> float | str:
+    """A number, whole where it can be, or a word in its place."""
+    try:
+        found = float(text)
+    except ValueError:
+        return text
+    return int(found) if found.is_integer() else found
+
+
 def load_job(source: Path, table: dict[str, JsonValue], settings: list[str] | None) -> Job:
     """The job of a file or an input, under what the options say; `JobError` names every fault."""
     from s2a_batch import jobfile

@@ -110,6 +110,8 @@ class Gauge:
     paused_until: float
     limits: tuple[float | None, float | None]
     waits: tuple[float, float]
+    adaptive: bool = False
+    stages: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, limiter: Limiter) -> Gauge:
@@ -123,6 +125,8 @@ class Gauge:
             limiter.paused_until,
             (requests[0], tokens[0]),
             (requests[1], tokens[1]),
+            limiter.adaptive,
+            limiter.stages,
         )
 
 
@@ -148,6 +152,7 @@ class ShownLimiter(Limiter):
         found, now = list(gauges), anyio.current_time()
         self.open = sum(g.open for g in found)
         self.cap = sum(g.cap for g in found)
+        self.adaptive, self.stages = found[0].adaptive, found[0].stages
         self.down = any(g.down for g in found)
         self.paused_until = max(g.paused_until for g in found)
         buckets = []

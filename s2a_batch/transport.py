@@ -58,7 +58,7 @@ class Transport:
     Args:
         url: Where all requests go, with its query and without a login.
         deadline_s: From sending to the last byte.
-        connections: Most that are open at a time.
+        connections: About the most that are open at a time; room is made for them.
 
     Attributes:
         headers: Of each request; set before it is entered.
@@ -82,9 +82,9 @@ class Transport:
             ) from None
 
     async def __aenter__(self) -> Self:
-        _make_room(self._connections)
+        make_room(self._connections)
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=self._connections, keepalive_timeout=_KEEPALIVE_S, ssl=self._ssl),
+            connector=_Connector(keepalive_timeout=_KEEPALIVE_S, ssl=self._ssl),
             headers={**self.headers, "accept-encoding": "gzip"},
             proxy=self._proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -197,8 +197,9 @@ class _Connector(aiohttp.TCPConnector):
     server that closes after each reply, without a word in its headers, every second request met a closed connection.
     """
 
-    def __init__(self, *, limit: int, keepalive_timeout: float, ssl: ssl.SSLContext) -> None:
-        super().__init__(limit=limit, keepalive_timeout=keepalive_timeout, ssl=ssl)
+    def __init__(self, *, keepalive_timeout: float, ssl: ssl.SSLContext) -> None:
+        # How many may be open the limiter knows, also when a person changes it; who waits here has no deadline left.
+        super().__init__(limit=0, keepalive_timeout=keepalive_timeout, ssl=ssl)
         self._kept: WeakSet[ResponseHandler] = WeakSet()
 
     async def connect(
@@ -253,7 +254,13 @@ def _unpacker(packed: str) -> zlib._Decompress:
     return zlib.decompressobj(zlib.MAX_WBITS | 32)
 
 
-def _make_room(connections: int) -> None:
+def most_connections() -> float:
+    """How many connections this process could have."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return float("inf") if hard == resource.RLIM_INFINITY else hard - _OTHER_FILES
+
+
+def make_room(connections: int) -> None:
     """Allow this process as many open files as it may need, where the system lets it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = connections + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, connections + _OTHER_FILES)

@@ -27,7 +27,7 @@ HOMES = {
     "rapidfuzz": {"compared"},
     "jsonschema_rs": {"answers"},
     "rich": {"display", "progress"},
-    "typer": {"cli", "options", "results"},
+    "typer": {"cli", "options", "results", "operate"},
     "platformdirs": {"model_file"},
     "xllamacpp": {"embedded"},
     "pyarrow": {"parquet"},

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch.commands import results
+from s2a_batch.commands import operate, results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     results.status,
+    operate.tune,
+    operate.pause,
+    operate.resume,
     results.show,
     results.verify,
     results.compare,

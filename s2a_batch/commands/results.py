@@ -35,13 +35,14 @@ def compare(  # noqa: PLR0913  the command's options
     Exit status: as of run; 1 also when the judge failed on some answers.
     """
     from s2a_batch.compare import Audience, compare_and_report
+    from s2a_batch.control import beside
     from s2a_batch.display import Screen
     from s2a_batch.resume import Options
 
     screen, table = Screen(quiet=quiet), {"output": output, "model": model, "base_url": base_url}
     make = options.job_maker(source, options.table_of(table, open_requests), setting)
     how = Options(limit, 1, retry_failed, accept_changes, fresh)
-    audience = Audience(screen.say, screen.watch, screen.finished)
+    audience = Audience(screen.say, beside(screen.watch, screen.say), screen.finished)
     exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)
     sys.stdout.write(text)
     raise typer.Exit(exit_status)
@@ -100,12 +101,23 @@ def view(
     serve(directory, port, browser=not no_browser, say=functools.partial(print, flush=True))
 
 
-def status(directory: Annotated[Path, typer.Argument(help="A run's directory.")]) -> None:
-    """Say how a run stands; works while it runs."""
+def status(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say how a run stands; live numbers while it runs."""
+    from s2a_batch import steering
     from s2a_batch.display import Screen
-    from s2a_batch.inspect import standing
+    from s2a_batch.inspect import standing, standing_json
 
-    Screen().standing(standing(directory), directory)
+    screen, live = Screen(), steering.look(directory)
+    found = standing(directory) if live is None else None
+    if as_json:
+        screen.put(standing_json(directory, live, found))
+    elif live is not None:
+        screen.put(steering.standing(live, directory))
+    elif found is not None:
+        screen.standing(found, directory)
 
 
 def show(
