@@ -29,6 +29,7 @@ from s2a_batch.vitals import Vitals
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from anyio.abc import TaskGroup
     from pydantic import JsonValue
 
     from s2a_batch.records import StageName
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 
 _MOST_PEERS: Final = 16
 _PEER_S: Final = 5.0
-_BETWEEN_S: Final = 0.005  # a flood of peers gets so much of the loop and no more
+_MOST_AT_ONCE: Final = 8
+_BETWEEN_S: Final = 0.02  # a flood of peers gets so much of the loop and no more
+_QUEUE: Final = 128
 _NO_PLACE_S: Final = 0.5
 _LOOK_S: Final = 1.0
 _MOST_A_MINUTE: Final = 1e12
@@ -80,7 +83,7 @@ def _listen(directory: Path) -> socket.socket:
         with steering.address(directory) as path:
             listener.bind(path)
             Path(path).chmod(0o600)
-        listener.listen(_MOST_PEERS)
+        listener.listen(_QUEUE)
         listener.setblocking(False)  # noqa: FBT003  the library's
     except BaseException:
         listener.close()
@@ -108,16 +111,20 @@ class _Control:
             while True:
                 await anyio.wait_readable(listener)
                 try:
-                    peer, _ = listener.accept()
-                except OSError:  # it has gone, or no file can be opened now
+                    for _ in range(_MOST_AT_ONCE):
+                        self._let_in(listener.accept()[0], tasks)
+                except BlockingIOError:
+                    pass
+                except OSError:  # no file can be opened now
                     await anyio.sleep(_NO_PLACE_S)
-                    continue
-                if self._peers < _MOST_PEERS:
-                    self._peers += 1
-                    tasks.start_soon(self._serve_one, peer)
-                else:
-                    peer.close()
                 await anyio.sleep(_BETWEEN_S)
+
+    def _let_in(self, peer: socket.socket, tasks: TaskGroup) -> None:
+        if self._peers < _MOST_PEERS:
+            self._peers += 1
+            tasks.start_soon(self._serve_one, peer)
+        else:
+            peer.close()
 
     async def _keep_looking(self) -> None:
         while True:
