@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from s2a_batch.figures import Estimate
     from s2a_batch.job import Job
     from s2a_batch.resume import Options
+    from s2a_batch.worker import Finished
 
 _BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -144,7 +145,13 @@ def run(  # noqa: PLR0913  the command's options
     if dry_run:
         _dry_run(job, how, screen)
         return
-    raise typer.Exit(_run(job, how, screen))
+    from s2a_batch import hooks
+    from s2a_batch.worker import ROLES
+
+    with hooks.telling(source.stem, job, ROLES, screen.error) as story:
+        found = _run(job, how, screen)
+        story.ended(found.exit_status, found.summary)
+    raise typer.Exit(found.exit_status)
 
 
 @app.command()
@@ -200,8 +207,8 @@ for command in COMMANDS:
     app.command()(command)
 
 
-def _run(job: Job, how: Options, screen: Screen) -> int:
-    """Run it, say how it ended, and return its exit status."""
+def _run(job: Job, how: Options, screen: Screen) -> Finished:
+    """Run it, and say how it ended."""
     from s2a_batch import credentials
     from s2a_batch.control import beside
     from s2a_batch.worker import run_job
@@ -210,7 +217,7 @@ def _run(job: Job, how: Options, screen: Screen) -> int:
         screen.say(line)
     found = run_job(job, how, say=screen.say, watch=beside(screen.watch, screen.say))
     screen.finished(found, job.output)
-    return found.exit_status
+    return found
 
 
 def _sampled(job: Job, how: Options, found: Survey, screen: Screen) -> Estimate:
@@ -218,7 +225,7 @@ def _sampled(job: Job, how: Options, found: Survey, screen: Screen) -> Estimate:
     from s2a_batch.sample import extrapolate
 
     began = datetime.now(UTC)
-    status = _run(job, how, screen)
+    status = _run(job, how, screen).exit_status
     if status not in (0, 1):
         raise typer.Exit(status)
     return extrapolate(job, found, began)

@@ -24,7 +24,8 @@ def _zone(name: str) -> str:
     return name
 
 
-def _http(url: str) -> str:
+def http_url(url: str) -> str:
+    """The address, when it is one of http or https; ValueError, which does not show it, when it is not."""
     try:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
@@ -34,7 +35,7 @@ def _http(url: str) -> str:
     raise ValueError("no http(s) address")
 
 
-HttpUrl = Annotated[str, AfterValidator(_http)]
+HttpUrl = Annotated[str, AfterValidator(http_url)]
 
 
 class Schedule(Table):

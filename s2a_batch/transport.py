@@ -8,6 +8,7 @@ place that the job does not name); a reply's body has a bound, whatever its head
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import os
 import resource
@@ -18,7 +19,7 @@ import zlib
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from weakref import WeakSet
 
 import aiohttp
@@ -267,6 +268,13 @@ def make_room(connections: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < most:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def login_header(netloc: str) -> dict[str, str]:
+    """User and password of an address, as the header that stands for them."""
+    login = netloc.rpartition("@")[0]
+    coded = base64.b64encode(unquote(login).encode()).decode()
+    return {"Authorization": f"Basic {coded}"} if login else {}
 
 
 def _proxy_for(url: str) -> str | None:

@@ -29,7 +29,7 @@ from s2a_batch.records import Known
 from s2a_batch.report import Tally
 from s2a_batch.resume import Resume, check_paths
 from s2a_batch.rewrites import FinishedRewrites
-from s2a_batch.rundir import RunDirectory
+from s2a_batch.rundir import DEAD_LETTERS, MANIFEST, RESULTS, REWRITES, RunDirectory
 from s2a_batch.setup import check_setup
 from s2a_batch.share import process_count
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from s2a_batch.orders import Order
     from s2a_batch.resume import Options
 
+ROLES: Final = {"results": RESULTS, "dead_letters": DEAD_LETTERS, "rewrites": REWRITES, "manifest": MANIFEST}
+"""What of a run is in which file."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -34,7 +34,8 @@ def compare(  # noqa: PLR0913  the command's options
 
     Exit status: as of run; 1 also when the judge failed on some answers.
     """
-    from s2a_batch.compare import Audience, compare_and_report
+    from s2a_batch import hooks
+    from s2a_batch.compare import ROLES, Audience, compare_and_report
     from s2a_batch.control import beside
     from s2a_batch.display import Screen
     from s2a_batch.resume import Options
@@ -43,7 +44,9 @@ def compare(  # noqa: PLR0913  the command's options
     make = options.job_maker(source, options.table_of(table, open_requests), setting)
     how = Options(limit, 1, retry_failed, accept_changes, fresh)
     audience = Audience(screen.say, beside(screen.watch, screen.say), screen.finished)
-    exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)
+    with hooks.telling(source.stem, make({}), ROLES, screen.error) as story:
+        exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)
+        story.ended(exit_status)
     sys.stdout.write(text)
     raise typer.Exit(exit_status)
 
