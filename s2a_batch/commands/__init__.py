@@ -23,4 +23,5 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     results.export,
     results.report,
     results.view,
+    operate.prune,
 )

@@ -1,4 +1,4 @@
-"""Commands that steer a run which goes on.
+"""Commands that steer a run which goes on, and that delete runs.
 
 Knows typer. Invariant: nothing is decided here.
 """
@@ -52,6 +52,30 @@ def resume(directory: _Running) -> None:
     Exit status: as of tune.
     """
     _order(directory, {"command": "resume"})
+
+
+def prune(  # noqa: PLR0913  the command's options
+    directory: Annotated[Path, typer.Argument(metavar="RUNS", help="A directory of runs, or one run's own.")],
+    older_than: Annotated[str | None, typer.Option(metavar="AGE", help="Only older ones: 12h, 30d, 8w.")] = None,
+    keep: Annotated[int | None, typer.Option(min=0, help="The newest so many stay.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also runs that have something pending.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; delete nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Delete runs that are old or too many; of one run's own directory what it set aside.
+
+    Exit status: 0 done, 2 no such directory, or nothing said of what may go,
+    3 something could not be deleted, 4 a run holds the directory.
+    """
+    from s2a_batch import prune as pruning
+    from s2a_batch.display import Screen
+
+    rules = pruning.Rules(None if older_than is None else pruning.age(older_than), keep, force, dry_run)
+    found = pruning.prune(directory, rules)
+    if found.failed or not quiet:
+        Screen().put(found.to_json() if as_json else found.to_text())
+    raise typer.Exit(3 if found.failed else 0)
 
 
 def _order(directory: Path, request: dict[str, object]) -> None:
