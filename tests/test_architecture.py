@@ -119,7 +119,10 @@ def test_every_test_says_why_it_matters() -> None:
     [
         ["--version"],
         ["--help"],
-        *([command, "--help"] for command in ("run", "estimate", "compare", "export", "report", "view")),
+        *(
+            [command, "--help"]
+            for command in ("run", "estimate", "compare", "export", "report", "view", "tune", "prune")
+        ),
     ],
 )
 def test_help_loads_no_sdk(arguments: list[str]) -> None:
