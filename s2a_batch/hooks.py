@@ -1,6 +1,6 @@
 """Tells somebody how a run ended: a command, which reads it as JSON from stdin, or a webhook, which gets it by POST.
 
-Invariants: what can be known to be wrong with a hook is known before anything is sent; it runs after the run, whose
+Invariants: it runs after the run, whose
 files are closed and whose lock is free; it has a bound in time, however it hangs or trickles; what becomes of it
 changes no exit status; no message shows more of an address than its host.
 """
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,9 +20,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 
+from s2a_batch.credentials import check_hook, hook_address
 from s2a_batch.errors import JobError, StopRun, TransientError
 from s2a_batch.masking import Mask, masked_place, secrets_in, secrets_in_url
-from s2a_batch.operations import http_url
 from s2a_batch.transport import Transport, login_header
 
 if TYPE_CHECKING:
@@ -55,7 +53,6 @@ _SERVER_ERROR: Final = 500
 _TOO_MANY: Final = 429
 _SHOWN_BYTES: Final = 2_000
 _LAST_S: Final = 0.2
-_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -146,40 +143,10 @@ def telling(
 def _told(hook: Hook, story: Story, environ: Mapping[str, str]) -> str | None:
     """Tell it; why that failed, None when it did not."""
     try:
-        _check(hook, environ)
+        check_hook(hook, environ)
     except JobError as error:  # the run could not begin for it
         return str(error)
     return anyio.run(_tell, hook, story.to_json(), story.job.hooks.timeout_s, environ)
-
-
-def check(job: Job, environ: Mapping[str, str]) -> None:
-    """Raise `JobError` for a hook that could not tell anybody anything."""
-    for which, hook in (("on_success", job.hooks.on_success), ("on_failure", job.hooks.on_failure)):
-        try:
-            if hook is not None:
-                _check(hook, environ)
-        except JobError as error:
-            raise JobError(f"hooks.{which}: {error}") from None
-
-
-def _check(hook: Hook, environ: Mapping[str, str]) -> None:
-    if missing := [name for name in (hook.url_env, *hook.headers_env.values()) if name and not environ.get(name)]:
-        raise JobError(f"the environment has no {', '.join(missing)}")
-    for header, variable in hook.headers_env.items():
-        if not (_HEADER.fullmatch(header) and environ[variable].isascii() and environ[variable].isprintable()):
-            raise JobError(f"{header} with the value of {variable} is no HTTP header")
-    if hook.command:
-        if any("\0" in word for word in hook.command) or not shutil.which(hook.command[0], path=environ.get("PATH")):
-            raise JobError(f"{hook.command[0]!r}: no such command, or none that can be executed")
-        return
-    try:
-        Transport(http_url(_address(hook, environ)), deadline_s=1, connections=1)
-    except ValueError:
-        raise JobError(f"the value of {hook.url_env} is no http(s) address") from None
-
-
-def _address(hook: Hook, environ: Mapping[str, str]) -> str:
-    return hook.url or environ[str(hook.url_env)].strip()
 
 
 async def _tell(hook: Hook, text: str, within_s: float, environ: Mapping[str, str]) -> str | None:
@@ -251,7 +218,7 @@ async def _read(stdout: ByteReceiveStream, said: bytearray) -> None:
 
 async def _post(hook: Hook, text: str, within_s: float, environ: Mapping[str, str]) -> str | None:
     """Post it, and again when nobody could be reached or the server has a fault of its own."""
-    url = _address(hook, environ)
+    url = hook_address(hook, environ)
     parts, place = urlsplit(url), masked_place(url)
     address = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
     failure = ""
@@ -280,11 +247,7 @@ async def _post(hook: Hook, text: str, within_s: float, environ: Mapping[str, st
 
 def _masked(hook: Hook, text: str, environ: Mapping[str, str]) -> str:
     """Without the values that the hook is given as secrets."""
-    url = "" if hook.command else _address_or_nothing(hook, environ)
+    url = hook.url or environ.get(str(hook.url_env), "")
     path = urlsplit(url).path
     named = [environ.get(variable) for variable in hook.headers_env.values()]
     return Mask([*named, *secrets_in(environ), *secrets_in_url(url), path, *path.split("/")]).text(text)
-
-
-def _address_or_nothing(hook: Hook, environ: Mapping[str, str]) -> str:
-    return hook.url or environ.get(str(hook.url_env), "")

@@ -114,9 +114,11 @@ class Standing:
     totals: Totals | None
 
 
-def standing(directory: Path) -> Standing:
-    """Count what is in a run's directory; `JobError` when it is none."""
+def standing(directory: Path, *, count: bool = True) -> Standing:
+    """Count what is in a run's directory, unless the run tells it itself; `JobError` when it is none."""
     manifest = _manifest(directory)
+    if not count:
+        return Standing(True, 0, 0, 0, manifest, _totals(manifest, running=True))  # noqa: FBT003  it runs
     with KeyIndex() as keys:
         keys.add_done((key for key, _ in linefiles.scan(directory / rundir.RESULTS)), "answered")
         keys.add_done((key for key, _ in linefiles.scan(directory / rundir.DEAD_LETTERS)), "failed")
@@ -127,21 +129,18 @@ def standing(directory: Path) -> Standing:
     return Standing(running, answered, failed, waiting, manifest, _totals(manifest, running=running))
 
 
-def standing_json(directory: Path, live: dict[str, JsonValue] | None, found: Standing | None) -> str:
+def standing_json(directory: Path, found: Standing, live: dict[str, JsonValue] | None) -> str:
     """How a run stands as one JSON object: live numbers where the run tells them, else what its files say."""
-    manifest = {} if found is None else found.manifest
-    files = None if found is None else {n: getattr(found, n) for n in ("answered", "failed", "waiting")}
-    ended = None if found is None or found.running else manifest.get("summary")
     return json.dumps(
         {
             "schema": _SCHEMA,
             "directory": str(directory),
-            "running": live is not None or (found is not None and found.running),
+            "running": found.running,
             "live": live,
-            "files": files,
-            "summary": ended,
-            "written_at": manifest.get("written_at"),
-            "totals": None if found is None or found.totals is None else found.totals.model_dump(mode="json"),
+            "files": None if live else {name: getattr(found, name) for name in ("answered", "failed", "waiting")},
+            "summary": None if found.running else found.manifest.get("summary"),
+            "written_at": found.manifest.get("written_at"),
+            "totals": None if found.totals is None else found.totals.model_dump(mode="json"),
         }
     )
 

@@ -9,9 +9,9 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
-from s2a_batch import embedded, hooks, linefiles, resume, rundir
+from s2a_batch import embedded, linefiles, resume, rundir
 from s2a_batch.answers import answer_model
-from s2a_batch.credentials import check_secrets, secrets_of
+from s2a_batch.credentials import check_hooks, check_secrets, secrets_of
 from s2a_batch.errors import JobError
 from s2a_batch.job import OPENAI_URL, fingerprint, is_embedded
 from s2a_batch.keys import KeyIndex
@@ -38,7 +38,7 @@ def check_setup(job: Job, environ: Mapping[str, str]) -> None:
     """
     answer_model(job.answer)
     check_secrets(job, environ)
-    hooks.check(job, environ)
+    check_hooks(job, environ)
     embedded.check(job)
     prices_of(job)
     shared: dict[tuple[str, ...], Limits] = {}

@@ -145,7 +145,7 @@ def standing(found: dict[str, Any], directory: Path) -> str:
     done = f"{found['rewritten']} rewritten" if found["rewritten"] else f"{found['answered']} answered"
     kinds = ", ".join(f"{count} {kind}" for kind, count in found["kinds"].items())
     rows = [
-        f"{directory}: running since {found['started_at']} (pid {found['pid']}); {done}, {found['failed']} failed"
+        f"{directory}: running; {done}, {found['failed']} failed"
         + (f" ({kinds})" if kinds else "")
         + (f", {found['done_before']} done before" if found["done_before"] else "")
         + (f", ~{found['left']} left" if found["left"] is not None else "")
@@ -156,7 +156,8 @@ def standing(found: dict[str, Any], directory: Path) -> str:
         rows.append(f"{name}: {', '.join(counts)}; {stage['input_tokens']} tokens in, {stage['output_tokens']} out")
     pace = f"{found['requests_per_second']:.1f} requests/s, {found['tokens_per_second']:.0f} tokens/s"
     eta = "" if found["eta_s"] is None else f"; ETA {clock(found['eta_s'])}"
-    rows.append(f"{pace}; cost so far {dollars(found['cost_usd'])}; {clock(found['seconds'])} gone{eta}")
+    gone = f"{clock(found['seconds'])} gone since {found['started_at']} (pid {found['pid']})"
+    rows.append(f"{pace}; cost so far {dollars(found['cost_usd'])}; {gone}{eta}")
     for account in found["accounts"]:
         caps = ", ".join(f"{name} {_limit(account[key])}" for key, name in _NAMES.items() if account[key] is not None)
         rows.append(f"limits of {', '.join(account['stages'])}: {caps}; {account['open']} open")

@@ -244,7 +244,7 @@ def test_a_run_that_cannot_begin_is_told_too(
         (
             ('on_success={url = "http://127.0.0.1:9", headers_env = {X-Key = "KEY"}}',),
             {"KEY": "a\nb"},
-            "no HTTP header",
+            "holds a character that no HTTP header can",
         ),
     ],
 )

@@ -114,13 +114,11 @@ def status(
     from s2a_batch.inspect import standing, standing_json
 
     screen, live = Screen(), steering.look(directory)
-    found = standing(directory) if live is None else None
+    found = standing(directory, count=live is None)
     if as_json:
-        screen.put(standing_json(directory, live, found))
-    elif live is not None:
-        screen.put(steering.standing(live, directory))
-    elif found is not None:
-        screen.standing(found, directory)
+        screen.put(standing_json(directory, found, live))
+    else:
+        screen.standing(found, directory, None if live is None else steering.standing(live, directory))
 
 
 def show(
