@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from s2a_batch.worker import Live
 
 _MOST_PEERS: Final = 16
-_PEER_S: Final = 5.0
+_PEER_S: Final = 2.0
 _MOST_AT_ONCE: Final = 8
 _BETWEEN_S: Final = 0.02  # a flood of peers gets so much of the loop and no more
 _QUEUE: Final = 128

@@ -114,7 +114,7 @@ class Limiter:
         self.down = False
         self.requests = Bucket(requests_per_minute)
         self.tokens = Bucket(tokens_per_minute)
-        self._learnt = LearntRate()
+        self.learnt = LearntRate()
         self._window = Window(open_requests, adaptive=adaptive)
         self._drain = drain
         self._rng = rng
@@ -149,7 +149,7 @@ class Limiter:
         """A request was answered: the endpoint is up, and more may be open."""
         self.down = False
         self._strikes = 0
-        self._learnt.answered(one, now)
+        self.learnt.answered(one, now)
         self._heed(_OF_REQUESTS, self.requests, headers, now)
         self._heed(_OF_TOKENS, self.tokens, headers, now)
         self._window.grow(self.open)
@@ -168,7 +168,7 @@ class Limiter:
             self._paused_at = now
             self._window.shrink()
             if retry_after_s is not None and self.requests.limit is None:
-                self._learnt.refused(since, retry_after_s)
+                self.learnt.refused(since, retry_after_s)
         return self._hold(retry_after_s, now)
 
     def go_down(self, *, since: float) -> float:
@@ -207,7 +207,7 @@ class Limiter:
                 self._window.tune(self.cap, adaptive=self.adaptive)
             if order.requests_per_minute is not None:
                 self.requests.tune(order.requests_per_minute, now)
-                self._learnt = LearntRate()
+                self.learnt = LearntRate()
             if order.tokens_per_minute is not None:
                 self.tokens.tune(order.tokens_per_minute, now)
         self._give()
@@ -278,13 +278,13 @@ class Limiter:
     def _delay_s(self, tokens: float, now: float) -> float:
         if self.paused_until > now:
             return self.paused_until - now
-        return max(self._learnt.delay_s(now), self.requests.delay_s(now, 1), self.tokens.delay_s(now, tokens))
+        return max(self.learnt.delay_s(now), self.requests.delay_s(now, 1), self.tokens.delay_s(now, tokens))
 
     def _take(self, lane: Lane, tokens: float, now: float) -> tuple[Taken, Taken]:
         self.open += 1
         lane.open += 1
         self.requests.take(now, 1)
-        return self.tokens.take(now, tokens), self._learnt.take(now)
+        return self.tokens.take(now, tokens), self.learnt.take(now)
 
     def _give(self, me: Waiter | None = None) -> None:
         """Give what is free to those who wait first, all at once: one a turn of the loop would cost 0.2 ms a record."""

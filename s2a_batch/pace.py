@@ -57,6 +57,11 @@ class Bucket:
         self._set(limit if math.isfinite(limit) else None)
         self._free_at = min(self._free_at, now)
 
+    @property
+    def per_minute(self) -> float | None:
+        """The limit as a minute has it; None for none."""
+        return None if self.limit is None else self.limit * _MINUTE_S / self.window_s
+
     def delay_s(self, now: float, amount: float) -> float:
         """Seconds until this amount may be taken; 0 for at once."""
         if self.limit is None:

@@ -120,6 +120,8 @@ def prune(directory: Path, rules: Rules, now: datetime | None = None) -> Pruned:
         raise JobError(f"{directory}: no such directory")
     now = now or datetime.now(UTC)
     if rundir.read_manifest(directory) is None:
+        if (directory / ".lock").exists():
+            raise JobError(f"{directory}: no directory of runs; a comparison's, or of a run that has just begun")
         runs = [path for path in _directories(directory) if _has_manifest(path)]
         return _pruned(directory, runs, rules, now)
     old = [path for path in _directories(directory) if _OLD.fullmatch(path.name) and path.suffix != rundir.HALF]

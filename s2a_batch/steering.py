@@ -36,6 +36,7 @@ _NAMES: Final = {
     "open_requests": "open requests",
     "requests_per_minute": "requests a minute",
     "tokens_per_minute": "tokens a minute",
+    "learnt_requests_per_minute": "learnt requests a minute",
 }
 
 

@@ -17,12 +17,10 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from s2a_batch.limits import Limiter
-    from s2a_batch.pace import Bucket
     from s2a_batch.report import StageTally, Tally
     from s2a_batch.worker import Live
 
 SCHEMA: Final = 1
-_MINUTE_S: Final = 60.0
 
 
 class Vitals:
@@ -86,13 +84,10 @@ def account(limiter: Limiter) -> dict[str, JsonValue]:
         "stages": list(limiter.stages),
         "open": limiter.open,
         "open_requests": "auto" if limiter.adaptive else limiter.cap,
-        "requests_per_minute": _per_minute(limiter.requests),
-        "tokens_per_minute": _per_minute(limiter.tokens),
+        "requests_per_minute": limiter.requests.per_minute,
+        "tokens_per_minute": limiter.tokens.per_minute,
+        "learnt_requests_per_minute": limiter.learnt.bucket.per_minute,
     }
-
-
-def _per_minute(bucket: Bucket) -> float | None:
-    return None if bucket.limit is None else bucket.limit * _MINUTE_S / bucket.window_s
 
 
 def _held_up(live: Live, now: float) -> dict[str, float | None]:
@@ -119,6 +114,8 @@ def _limit(limiter: Limiter, now: float) -> str | None:
     for name, bucket in (("requests", limiter.requests), ("tokens", limiter.tokens)):
         if bucket.limit is not None and bucket.delay_s(now, 1) > 0:
             return f"limits.{name}_per_minute"
+    if limiter.learnt.bucket.delay_s(now, 1) > 0:
+        return "the rate that the server's refusals taught"
     return "limits.open_requests" if limiter.open >= limiter.cap else None
 
 

@@ -266,7 +266,7 @@ def test_peers_that_hang_flood_or_talk_nonsense_hurt_nobody(folder: Path, upstre
         ):
             answer = raw(path, nonsense)
             assert not answer or "error" in json.loads(answer)
-        peers = [hang(path) for _ in range(12)]
+        peers = [hang(path) for _ in range(20)]
         stop, count = threading.Event(), [0]
 
         def flood() -> None:

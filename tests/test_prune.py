@@ -196,16 +196,18 @@ def test_an_age_that_means_none_is_refused(text: str) -> None:
 
 def test_a_run_that_goes_on_is_never_touched(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
     """Not even forced: the answers that are being paid for would go with it."""
-    up = upstream({"latency_s": 0.4})
+    up = upstream({"rules": [{"when": {"contains": "[[r-1]]"}, "replies": [{"hang_s": 60}]}]})
     with running(folder, *RUN, "--base-url", up.base_url) as program:
-        up.wait_until(lambda stats: stats.by_stage.get("answer", 0) >= 1)
+        up.wait_until(lambda stats: stats.by_stage.get("answer", 0) >= RECORDS - 1)
         before = names(folder / "out")
-        done = run(folder, "prune", ".", "--keep", "0", "--force")
-        assert done.status == 0
-        assert done.out.splitlines()[0].endswith("stays: a run goes on here")
+        for more in ((), ("--dry-run",)):
+            done = run(folder, "prune", ".", "--keep", "0", "--force", *more)
+            assert done.status == 0
+            assert done.out.splitlines()[0].endswith("stays: a run goes on here")
         assert {*before} <= {*names(folder / "out")}
         assert run(folder, "prune", "out", "--keep", "0", "--force").status == 4
-        assert program.wait().status == 0
+        program.kill()
+    assert run(folder, *RUN, "--base-url", upstream({}).base_url).status == 0
     assert len(read_lines(folder / "out" / "results.jsonl")) == RECORDS
     done = run(folder, "prune", ".", "--older-than", "1d")
     assert (done.status, done.out.splitlines()[-1]) == (0, "0 deleted, 0 bytes; 1 stay")
@@ -260,6 +262,15 @@ def deleted_one_by_one(place: Path) -> list[str]:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert names(copy / "runs") == []
     return [name for name in (copy / "order").read_text().split() if name != ".lock"]
+
+
+def test_the_parts_of_a_comparison_are_no_runs_to_prune(tmp_path: Path) -> None:
+    """Its judge and its arms make one whole, of which the figures speak."""
+    a_run(tmp_path / "compared" / "judge", 90)
+    (tmp_path / "compared" / ".lock").touch()
+    with pytest.raises(JobError, match="a comparison's"):
+        prune(tmp_path / "compared", of(30), NOW)
+    assert prune(tmp_path, of(30), NOW).runs == []
 
 
 def test_a_held_lock_keeps_a_run(tmp_path: Path) -> None:
