@@ -197,9 +197,10 @@ class Flow:
                     self._tasks.start_soon(self._supply.fill, records)
                     self._parts = parts
                     self._hire()
-                self._parts = None
         except StopRun as error:
             self._front.stop(error)
+        finally:
+            self._parts = None
 
     def _hire(self) -> None:
         """As many record tasks as the caps ask for; too many wait for a slot, and do no harm."""
