@@ -183,7 +183,7 @@ class Stage:
         One that stops the run or is cancelled is counted, but in no audit: its record stays pending.
         """
         trail.release()
-        paused_s = self.limiter.held_s()
+        paused_s = self.limiter.held_s() if trail.attempts else 0.0
         with await self._slot(request) as slot:
             self.meter.admit()
             if not trail.attempts:
