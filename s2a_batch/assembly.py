@@ -9,8 +9,10 @@ import functools
 import math
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+
+import anyio
 
 from s2a_batch import embedded, model_file
 from s2a_batch.answers import REWRITE_REPLIES, answer_model, with_reasoning
@@ -26,15 +28,16 @@ from s2a_batch.retry import Health, RetryPolicy
 from s2a_batch.share import Share
 from s2a_batch.siblings import SharedLimiter
 from s2a_batch.stages import Stage
+from s2a_batch.transport import make_room
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    import anyio
     from pydantic import BaseModel
 
     from s2a_batch.job import Job
     from s2a_batch.ledger import SharedSpending
+    from s2a_batch.orders import Order
     from s2a_batch.records import StageName, Status
     from s2a_batch.report import Tally
     from s2a_batch.siblings import Notice
@@ -51,13 +54,33 @@ class Parts:
 
     Attributes:
         healths: Of the same accounts as the limiters.
-        tasks: How many records may be under way.
+        share: This process's part of the limits.
     """
 
     pipeline: Pipeline
     limiters: tuple[Limiter, ...]
     healths: tuple[Health, ...]
-    tasks: int
+    share: Share
+
+    @property
+    def tasks(self) -> int:
+        """How many records may be under way."""
+        return math.ceil(_TASKS_PER_OPEN * sum(limiter.cap for limiter in self.limiters))
+
+    def heed(self, order: Order) -> None:
+        """Have every account heed this process's part of what a person changed."""
+        mine = replace(
+            order,
+            open_requests=None if order.open_requests is None else self.share.count(order.open_requests),
+            requests_per_minute=_part(order.requests_per_minute, self.share),
+            tokens_per_minute=_part(order.tokens_per_minute, self.share),
+        )
+        for limiter, health in zip(self.limiters, self.healths, strict=True):
+            began = limiter.held_since
+            limiter.heed(mine)
+            if began is not None and limiter.held_since is None:
+                health.pass_over(began, anyio.current_time())
+        make_room(sum(limiter.cap for limiter in self.limiters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +190,7 @@ class Assembly:
             )
             shared = self._limiters.values()
             limiters, healths = tuple(s.limiter for s in shared), tuple(s.health for s in shared)
-            yield Parts(pipeline, limiters, healths, self._tasks())
+            yield Parts(pipeline, limiters, healths, self._share)
 
     async def _place(self, stack: AsyncExitStack, name: StageName, stage: StageJob) -> _Place:
         if not is_embedded(stage):
@@ -194,7 +217,9 @@ class Assembly:
             asker=Asker(model, mode=stage.mode, strict=strict, max_chars=stage.max_chars),
             client=await self._endpoint(stack, place),
             limiter=shared.limiter,
-            lane=shared.limiter.lane(None if stage.open_requests is None else self._share.count(stage.open_requests)),
+            lane=shared.limiter.lane(
+                None if stage.open_requests is None else self._share.count(stage.open_requests), name
+            ),
             retry=RetryPolicy(self._job.retry, self._drain, self._rng),
             health=shared.health,
             tally=self._tally.stage(name),
@@ -235,9 +260,6 @@ class Assembly:
             self._endpoints[key] = await stack.enter_async_context(endpoint)
         return self._endpoints[key]
 
-    def _tasks(self) -> int:
-        return math.ceil(_TASKS_PER_OPEN * sum(shared.limiter.cap for shared in self._limiters.values()))
-
 
 def _part(limit: float | None, share: Share) -> float | None:
-    return None if limit is None else share.rate(limit)
+    return limit if limit is None or math.isinf(limit) else share.rate(limit)

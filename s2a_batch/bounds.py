@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-_AUTO_MOST_OPEN: Final = 512
-_MOST_OPEN: Final = 10_000
+AUTO_MOST_OPEN: Final = 512
+MOST_OPEN: Final = 10_000
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -64,12 +64,12 @@ class Table(BaseModel):
 
 
 def _open_requests(value: object) -> object:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_OPEN):
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_OPEN):
         return value
-    raise ValueError(f"expected a whole number from 1 to {_MOST_OPEN}, or 'auto'")
+    raise ValueError(f"expected a whole number from 1 to {MOST_OPEN}, or 'auto'")
 
 
-MostOpen = Annotated[int | Literal["auto"], BeforeValidator(_open_requests), WithJsonSchema(count_schema(_MOST_OPEN))]
+MostOpen = Annotated[int | Literal["auto"], BeforeValidator(_open_requests), WithJsonSchema(count_schema(MOST_OPEN))]
 
 
 class Limits(Table):
@@ -86,7 +86,7 @@ class Limits(Table):
     @property
     def most_open(self) -> int:
         """Most requests that may ever be open at a time."""
-        return _AUTO_MOST_OPEN if self.open_requests == "auto" else self.open_requests
+        return AUTO_MOST_OPEN if self.open_requests == "auto" else self.open_requests
 
 
 class Retry(Table):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from s2a_batch.job import Job
     from s2a_batch.options import Voice
     from s2a_batch.resume import Options
+    from s2a_batch.worker import Finished
 
 _BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -152,7 +153,13 @@ def run(  # noqa: PLR0913  the command's options
     if dry_run:
         _dry_run(job, how, voice)
         return
-    raise typer.Exit(_run(job, how, voice, speech.job))
+    from s2a_batch import hooks
+    from s2a_batch.worker import ROLES
+
+    with hooks.telling(speech.job, job, ROLES, voice.error) as story:
+        found = _run(job, how, voice, speech.job)
+        story.ended(found.exit_status, found.summary)
+    raise typer.Exit(found.exit_status)
 
 
 @app.command()
@@ -209,14 +216,14 @@ for command in COMMANDS:
     app.command()(command)
 
 
-def _run(job: Job, how: Options, voice: Voice, name: str) -> int:
-    """Run it, say how it ended, and return its exit status."""
+def _run(job: Job, how: Options, voice: Voice, name: str) -> Finished:
+    """Run it, and say how it ended."""
     from s2a_batch import credentials
     from s2a_batch.observers import run_watched
 
     for line in credentials.warnings(job):
         voice.say(line)
-    return run_watched(job, how, voice, name).exit_status
+    return run_watched(job, how, voice, name)
 
 
 def _sampled(job: Job, how: Options, found: Survey, screen: Screen, name: str) -> Estimate:
@@ -224,7 +231,7 @@ def _sampled(job: Job, how: Options, found: Survey, screen: Screen, name: str) -
     from s2a_batch.sample import extrapolate
 
     began = datetime.now(UTC)
-    status = _run(job, how, screen, name)
+    status = _run(job, how, screen, name).exit_status
     if status not in (0, 1):
         raise typer.Exit(status)
     return extrapolate(job, found, began)

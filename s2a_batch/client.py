@@ -7,13 +7,12 @@ its headers once, and its body goes straight to the connections that the SDK use
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, cast
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import openai
 from openai.types.chat import ChatCompletion
@@ -22,6 +21,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from s2a_batch import faults
 from s2a_batch.completion import parsed, plain, reply_of
+from s2a_batch.credentials import login_header
 from s2a_batch.errors import AttemptError, EndpointError, RequestRefused, S2AError, TransientError
 from s2a_batch.job import OPENAI_URL
 from s2a_batch.masking import Mask, masked_url, secrets_in, secrets_in_url
@@ -101,7 +101,7 @@ class Endpoint:
         if not base_url.startswith(OPENAI_URL):  # the environment may name them, for OpenAI alone
             self._openai.organization = self._openai.project = None
             self._openai._custom_headers = headers  # noqa: SLF001  without OPENAI_CUSTOM_HEADERS
-        named = self._openai.auth_headers | _login(parts.netloc) | self._openai.default_headers
+        named = self._openai.auth_headers | login_header(parts.netloc) | self._openai.default_headers
         # The SDK's own statistics stay out: a third of all bytes of the headers, which no server needs.
         self._transport.headers = {
             name.lower(): value
@@ -235,13 +235,6 @@ def _silence() -> None:
     for name, level in _LOUD.items():
         logging.getLogger(name).setLevel(level)
     logging.getLogger("instructor").setLevel(logging.CRITICAL)
-
-
-def _login(netloc: str) -> dict[str, str]:
-    """User and password of an address, as the header that stands for them."""
-    login = netloc.rpartition("@")[0]
-    coded = base64.b64encode(unquote(login).encode()).decode()
-    return {"Authorization": f"Basic {coded}"} if login else {}
 
 
 def _unsaid(text: str, request: Request) -> str:

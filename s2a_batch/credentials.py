@@ -6,19 +6,25 @@ value; a key goes to no endpoint that it was not named for.
 
 from __future__ import annotations
 
+import base64
 import re
+import shutil
 import stat
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from s2a_batch.errors import JobError
+from s2a_batch.freeform import http_url
 from s2a_batch.job import OPENAI_KEY, OPENAI_URL, is_embedded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from s2a_batch.job import Job
+    from s2a_batch.operations import Hook
     from s2a_batch.records import StageName
 
 _MOST_BYTES: Final = 16_384
@@ -88,6 +94,49 @@ def check_secrets(job: Job, environ: Mapping[str, str]) -> None:
     for name, stage in job.stages().items():
         if not is_embedded(stage):
             secrets_of(job, name, environ)
+
+
+def hook_looks(job: Job, environ: Mapping[str, str]) -> dict[str, Callable[[], None]]:
+    """What raises `JobError` for a hook that could not tell anybody anything, when nobody would be there to see."""
+    hooks = {"hooks.on_success": job.hooks.on_success, "hooks.on_failure": job.hooks.on_failure}
+    return {name: partial(_check_named, name, hook, environ) for name, hook in hooks.items() if hook is not None}
+
+
+def _check_named(name: str, hook: Hook, environ: Mapping[str, str]) -> None:
+    try:
+        check_hook(hook, environ)
+    except JobError as error:
+        raise JobError(f"{name}: {error}") from None
+
+
+def check_hook(hook: Hook, environ: Mapping[str, str]) -> None:
+    """Raise `JobError` when it cannot be run, or its address or a header's value is missing or of no use."""
+    if missing := [name for name in (hook.url_env, *hook.headers_env.values()) if name and not environ.get(name)]:
+        raise JobError(f"the environment has no {', '.join(missing)}")
+    for header, variable in hook.headers_env.items():
+        _check_value(header, variable, environ[variable].strip())
+        if not _HEADER.fullmatch(header):
+            raise JobError(f"{header!r} is no name of an HTTP header")
+    if hook.command:
+        if any("\0" in word for word in hook.command) or not shutil.which(hook.command[0], path=environ.get("PATH")):
+            raise JobError(f"{hook.command[0]!r}: no such command, or none that can be executed")
+        return
+    try:
+        http_url(hook_address(hook, environ))
+    except ValueError:
+        raise JobError(f"the value of {hook.url_env} is no http(s) address") from None
+
+
+def hook_address(hook: Hook, environ: Mapping[str, str]) -> str:
+    """Where a webhook is."""
+    return hook.url or environ[str(hook.url_env)].strip()
+
+
+def login_header(netloc: str) -> dict[str, str]:
+    """User and password of an address, as the header that stands for them."""
+    login = netloc.rpartition("@")[0]
+    coded = base64.b64encode(unquote(login).encode()).decode()
+    return {"Authorization": f"Basic {coded}"} if login else {}
 
 
 def warnings(job: Job) -> list[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from s2a_batch.errors import StopRun
     from s2a_batch.fleet import Fleet, Process
     from s2a_batch.flow import Fingerprints, Front, Pending
+    from s2a_batch.orders import Order
     from s2a_batch.rewrites import FinishedRewrites
     from s2a_batch.rundir import RunDirectory
 
@@ -77,6 +78,12 @@ class Dealer:
     def spending(self) -> Spending:
         """Of all members."""
         return self._fleet.spending
+
+    def steer(self, order: Order) -> None:
+        """As of `Crew`."""
+        self._send(wire.Steer(order))
+        for limiter in self._shown:
+            limiter.heed(order)
 
     async def carry(self, records: AsyncIterator[Pending], fingerprints: Fingerprints) -> None:
         """As of `Crew`."""

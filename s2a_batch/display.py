@@ -106,10 +106,10 @@ class Screen:
         if found.cut_short:
             self.error(found.cut_short)
 
-    def standing(self, found: Standing, directory: Path) -> None:
-        """How a run stands, and what to do when it stands still."""
+    def standing(self, found: Standing, directory: Path, live: str | None = None) -> None:
+        """How a run stands, by its own words where it tells them, and what to do when it stands still."""
         state = "running" if found.running else "not running"
-        rows = [f"{directory}: {state}; {found.answered} answered, {found.failed} failed"]
+        rows = [live or f"{directory}: {state}; {found.answered} answered, {found.failed} failed"]
         if found.waiting:
             rows.append(f"{found.waiting} finished rewrites wait for their answer")
         last = found.manifest.get("summary")

@@ -58,6 +58,18 @@ FailureKind = Literal[
 ]
 """Closed set of reasons: why a record or an attempt failed. Part of the output schema."""
 
+_MEANINGS: Final[dict[int, str]] = {
+    0: "all records answered, or nothing to do",
+    1: "finished, some records failed",
+    2: "command or job wrong, nothing was sent",
+    3: "stopped early, the rest is pending",
+    4: "another run holds the directory",
+    70: "a fault of this program, the rest is pending",
+    129: "interrupted by SIGHUP, the rest is pending",
+    130: "interrupted by SIGINT, the rest is pending",
+    143: "interrupted by SIGTERM, the rest is pending",
+}
+
 TRANSIENT: Final[frozenset[FailureKind]] = frozenset(
     {"connection", "timeout", "server_error", "rate_limited", "not_an_answer"}
 )
@@ -204,3 +216,8 @@ class UnusableReply(AttemptError):
 
 class RequestRefused(AttemptError):
     """The server refuses this request and would refuse it again (400, 413, 422, content filter)."""
+
+
+def meaning(exit_status: int) -> str:
+    """An exit status in words, as in the README's table."""
+    return _MEANINGS.get(exit_status, f"ended with status {exit_status}, the rest is pending")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import anyio
 
 from s2a_batch import __version__, progress
-from s2a_batch.errors import BudgetError, StopRun
+from s2a_batch.errors import BudgetError, StopRun, meaning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,18 +34,6 @@ _PROGRESS_S: Final = 600.0
 _CALM_S: Final = 5.0
 _LONGEST_CALM_S: Final = 600.0
 _LEVELS: Final[dict[int, Level]] = {0: "info", 1: "warning"}
-_MEANINGS: Final = {
-    0: "all answered",
-    1: "some records failed",
-    2: "command or job wrong",
-    3: "stopped early",
-    4: "another run holds the directory",
-}
-
-
-def meaning(exit_status: int) -> str:
-    """An exit status in words, as in the README's table."""
-    return _MEANINGS.get(exit_status, "interrupted" if exit_status > 128 else "a fault of this program")  # noqa: PLR2004
 
 
 class EventLog:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from s2a_batch.draft import FinishedRewrite
     from s2a_batch.job import Job
     from s2a_batch.limits import Limiter
+    from s2a_batch.orders import Order
     from s2a_batch.records import Status
     from s2a_batch.report import Tally
     from s2a_batch.rewrites import FinishedRewrites
@@ -74,6 +75,10 @@ class Crew(Protocol):
     @property
     def spending(self) -> Spending:
         """What is spent, against the job's budget."""
+        ...
+
+    def steer(self, order: Order) -> None:
+        """Have all who ask heed what a person changed, now or as soon as they begin."""
         ...
 
     async def carry(self, records: AsyncIterator[Pending], fingerprints: Fingerprints) -> None:
@@ -138,7 +143,7 @@ class Flow:
         assembly: Builds the parts.
         sink: Writes; only this flow runs it.
         front: Where it is told.
-        find: Looks a finished rewrite up.
+        find: Looks a finished rewrite of a record up, made by settings of this fingerprint.
         opened: Told the parts, once the endpoints are open.
     """
 
@@ -147,7 +152,7 @@ class Flow:
         assembly: Assembly,
         sink: Sink,
         front: Front,
-        find: Callable[[Record], Awaitable[FinishedRewrite | None]],
+        find: Callable[[Record, str], Awaitable[FinishedRewrite | None]],
         opened: Callable[[Parts], None],
     ) -> None:
         self._assembly = assembly
@@ -155,6 +160,17 @@ class Flow:
         self._front = front
         self._find = find
         self._opened = opened
+        self._parts: Parts | None = None
+        self._orders: list[Order] = []
+        self._workers = 0
+
+    def heed(self, order: Order) -> None:
+        """Do what a person wishes: now, or as soon as the endpoints are open."""
+        if self._parts is None:
+            self._orders.append(order)
+        else:
+            self._parts.heed(order)
+            self._hire()
 
     async def carry(self, records: AsyncIterator[Pending], fingerprints: Fingerprints) -> None:
         """As of `Crew`."""
@@ -169,20 +185,31 @@ class Flow:
     async def _through(self, records: AsyncIterator[Pending], fingerprints: Fingerprints) -> None:
         try:
             async with self._assembly.parts(fingerprints.result, fingerprints.rewrite, self._write) as parts:
+                for order in self._orders:
+                    parts.heed(order)
                 self._opened(parts)
                 # The libraries' objects stay: to look through them takes 90 ms each time, in which no request starts.
                 gc.freeze()
                 gc.set_threshold(*_COLLECT)
-                supply = _Supply()
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(supply.fill, records)
-                    for _ in range(parts.tasks):
-                        tasks.start_soon(self._work, supply, parts)
+                self._supply = _Supply()
+                self._fingerprints = fingerprints
+                async with anyio.create_task_group() as self._tasks:
+                    self._tasks.start_soon(self._supply.fill, records)
+                    self._parts = parts
+                    self._hire()
         except StopRun as error:
             self._front.stop(error)
+        finally:
+            self._parts = None
 
-    async def _work(self, supply: _Supply, parts: Parts) -> None:
-        while (record := await supply.take()) is not None:
+    def _hire(self) -> None:
+        """As many record tasks as the caps ask for; too many wait for a slot, and do no harm."""
+        while self._parts is not None and self._workers < self._parts.tasks:
+            self._workers += 1
+            self._tasks.start_soon(self._work, self._parts)
+
+    async def _work(self, parts: Parts) -> None:
+        while (record := await self._supply.take()) is not None:
             try:
                 await self._one(record, parts)
             except Drained:
@@ -195,7 +222,7 @@ class Flow:
         if isinstance(record, BadLine):
             tally.note(await pipeline.settle(record, pipeline.dead_letter(record)))
             return
-        tally.note(await pipeline.process(record, await self._find(record)))
+        tally.note(await pipeline.process(record, await self._find(record, self._fingerprints.rewrite)))
 
     async def _write(self, status: Status, line: bytes) -> None:
         await self._sink.append(FILES[status], line)
@@ -231,23 +258,21 @@ class Alone:
         rewrites: FinishedRewrites,
         say: Callable[[str], None],
     ) -> None:
-        self._assembly = Assembly(job, environ=environ, drain=front.drain, tally=front.tally, say=say)
-        self._sink = Sink(job.output, LINE_FILES, fsync_s=job.fsync_s, synced=directory.note_synced)
-        self._rewrites = rewrites
-        self._front = front
+        def find(record: Record, made_by: str) -> Awaitable[FinishedRewrite | None]:
+            return rewrites.find(record.key, made_by)
 
-    @property
-    def spending(self) -> Spending:
+        def opened(parts: Parts) -> None:
+            front.opened(parts.limiters)
+
+        assembly = Assembly(job, environ=environ, drain=front.drain, tally=front.tally, say=say)
+        sink = Sink(job.output, LINE_FILES, fsync_s=job.fsync_s, synced=directory.note_synced)
+        self._flow = Flow(assembly, sink, front, find, opened)
+        self.spending = assembly.spending
+
+    def steer(self, order: Order) -> None:
         """As of `Crew`."""
-        return self._assembly.spending
+        self._flow.heed(order)
 
     async def carry(self, records: AsyncIterator[Pending], fingerprints: Fingerprints) -> None:
         """As of `Crew`."""
-
-        def find(record: Record) -> Awaitable[FinishedRewrite | None]:
-            return self._rewrites.find(record.key, fingerprints.rewrite)
-
-        def opened(parts: Parts) -> None:
-            self._front.opened(parts.limiters)
-
-        await Flow(self._assembly, self._sink, self._front, find, opened).carry(records, fingerprints)
+        await self._flow.carry(records, fingerprints)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from s2a_batch.job import Job
     from s2a_batch.resume import Options
 
+_SCHEMA: Final = 1
 _SHOWN_BAD_LINES: Final = 20
 _CHARS_PER_TOKEN: Final = 3.5
 
@@ -134,9 +135,11 @@ class Standing:
     totals: Totals | None
 
 
-def standing(directory: Path) -> Standing:
-    """Count what is in a run's directory; `JobError` when it is none."""
+def standing(directory: Path, *, count: bool = True) -> Standing:
+    """Count what is in a run's directory, unless the run tells it itself; `JobError` when it is none."""
     manifest = _manifest(directory)
+    if not count:
+        return Standing(True, 0, 0, 0, manifest, _totals(manifest, running=True))  # noqa: FBT003  it runs
     with KeyIndex() as keys:
         keys.add_done((key for key, _ in linefiles.scan(directory / rundir.RESULTS)), "answered")
         keys.add_done((key for key, _ in linefiles.scan(directory / rundir.DEAD_LETTERS)), "failed")
@@ -145,6 +148,22 @@ def standing(directory: Path) -> Standing:
     running = is_locked(directory)
     answered, failed = done.get("answered", 0), done.get("failed", 0)
     return Standing(running, answered, failed, waiting, manifest, _totals(manifest, running=running))
+
+
+def standing_json(directory: Path, found: Standing, live: dict[str, JsonValue] | None) -> str:
+    """How a run stands as one JSON object: live numbers where the run tells them, else what its files say."""
+    return json.dumps(
+        {
+            "schema": _SCHEMA,
+            "directory": str(directory),
+            "running": found.running,
+            "live": live,
+            "files": None if live else {name: getattr(found, name) for name in ("answered", "failed", "waiting")},
+            "summary": None if found.running else found.manifest.get("summary"),
+            "written_at": found.manifest.get("written_at"),
+            "totals": None if found.totals is None else found.totals.model_dump(mode="json"),
+        }
+    )
 
 
 def _totals(manifest: dict[str, JsonValue], *, running: bool) -> Totals | None:

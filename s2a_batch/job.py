@@ -19,7 +19,7 @@ from s2a_batch.bounds import Limits, Retry, Table, count_schema, fault
 from s2a_batch.caps import Budget, Price
 from s2a_batch.forms import Fields
 from s2a_batch.freeform import HttpUrl, Variable
-from s2a_batch.masking import masked_url
+from s2a_batch.masking import masked_place, masked_url
 from s2a_batch.operations import Hooks, Log, Metrics, Schedule, Telemetry
 from s2a_batch.stagejob import EMBEDDED, TWO_KEYS, AnswerJob, RewriteJob, StageJob, is_local
 
@@ -153,16 +153,16 @@ class Job(Table):
         return {f"{part}.{name}": value for part, table in parts.items() for name, value in table.items()}
 
     def effective(self) -> dict[str, JsonValue]:
-        """The whole job as it runs, for `run.json`; user and password of a URL are masked."""
+        """The whole job as it runs, for `run.json`; logins and queries of addresses are left out, a hook's path too."""
         found = self.model_dump(mode="json", by_alias=True)
         hooks = (found["hooks"]["on_success"], found["hooks"]["on_failure"])
-        for table, name in (
-            *((table, "base_url") for table in (found, found["rewrite"], found["answer"])),
-            *((hook, "url") for hook in hooks if hook is not None),
-            (found["telemetry"], "endpoint"),
+        for table, name, mask in (
+            *((table, "base_url", masked_url) for table in (found, found["rewrite"], found["answer"])),
+            *((hook, "url", masked_place) for hook in hooks if hook is not None),
+            (found["telemetry"], "endpoint", masked_url),
         ):
             if table[name] is not None:
-                table[name] = masked_url(table[name])
+                table[name] = mask(table[name])
         return found
 
 

@@ -204,6 +204,11 @@ def anchor(table: dict[str, JsonValue], folder: Path) -> None:
         for name in names:
             if isinstance(part, dict) and isinstance(part.get(name), str):
                 part[name] = os.path.normpath(folder / Path(str(part[name])).expanduser())
+    hooks = table.get("hooks")
+    for hook in hooks.values() if isinstance(hooks, dict) else ():
+        command = hook.get("command") if isinstance(hook, dict) else None
+        if isinstance(command, list) and command and "/" in str(command[0]):  # else it is looked for in PATH
+            command[0] = os.path.normpath(folder / Path(str(command[0])).expanduser())
     for part in (table, rewrite, answer):
         if isinstance(part, dict) and str(part.get("model", "")).endswith(".gguf"):
             part["model"] = os.path.normpath(folder / str(part["model"]))

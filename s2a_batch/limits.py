@@ -2,24 +2,26 @@
 
 Knows anyio's clock. Invariants: a slot is held only while a request is open or its reply unwritten; what is started
 gets finished, so a lane made earlier goes first; a wait that the server names holds back everyone, once; while the
-endpoint is down one request at a time asks whether it is back.
+endpoint is down one request at a time asks whether it is back; while a person holds it back nothing is given.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 import anyio
 
 from s2a_batch.errors import Drained
 from s2a_batch.headers import number, seconds
+from s2a_batch.lanes import Lanes, Waiter
 from s2a_batch.pace import Bucket, LearntRate, Taken, Window
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Mapping
+
+    from s2a_batch.lanes import Lane
+    from s2a_batch.orders import Order
 
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_GUESSED_PAUSE_S: Final = 60.0
@@ -28,31 +30,6 @@ _SPREAD: Final = 0.02
 _Names: TypeAlias = tuple[str, str, str]
 _OF_REQUESTS: Final = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _OF_TOKENS: Final = ("x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
-
-
-@dataclass(slots=True)
-class Lane:
-    """One stage's way through a limiter.
-
-    Attributes:
-        cap: Open requests of this stage, None for no cap of its own.
-        open: How many are open now.
-    """
-
-    cap: int | None
-    open: int = 0
-    waiting: deque[_Waiter] = field(default_factory=deque)
-
-    def has_room(self) -> bool:
-        """Whether the lane's own cap allows one more."""
-        return self.cap is None or self.open < self.cap
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    tokens: float
-    wake: anyio.Event = field(default_factory=anyio.Event)
-    taken: tuple[Taken, Taken] | None = None
 
 
 class Slot:
@@ -130,21 +107,25 @@ class Limiter:
         self.open = 0
         self.paused_until = float("-inf")
         self.cap = open_requests
+        self.adaptive = adaptive
+        self.stages: tuple[str, ...] = ()
+        self.held_since: float | None = None
+        self._held_s = 0.0
         self.down = False
         self.requests = Bucket(requests_per_minute)
         self.tokens = Bucket(tokens_per_minute)
-        self._learnt = LearntRate()
+        self.learnt = LearntRate()
         self._window = Window(open_requests, adaptive=adaptive)
         self._drain = drain
         self._rng = rng
-        self._lanes: list[Lane] = []
+        self._lanes = Lanes()
         self._paused_at = float("-inf")
         self._strikes = 0
 
-    def lane(self, cap: int | None) -> Lane:
-        """A further lane; lanes made earlier go first when several wait."""
-        self._lanes.append(Lane(cap))
-        return self._lanes[-1]
+    def lane(self, cap: int | None, *stages: str) -> Lane:
+        """A further lane, for the stage of this name; lanes made earlier go first when several wait."""
+        self.stages += stages
+        return self._lanes.add(cap)
 
     async def slot(self, lane: Lane, tokens: float) -> Slot:
         """A slot for one request, as soon as there is one.
@@ -168,7 +149,7 @@ class Limiter:
         """A request was answered: the endpoint is up, and more may be open."""
         self.down = False
         self._strikes = 0
-        self._learnt.answered(one, now)
+        self.learnt.answered(one, now)
         self._heed(_OF_REQUESTS, self.requests, headers, now)
         self._heed(_OF_TOKENS, self.tokens, headers, now)
         self._window.grow(self.open)
@@ -187,7 +168,7 @@ class Limiter:
             self._paused_at = now
             self._window.shrink()
             if retry_after_s is not None and self.requests.limit is None:
-                self._learnt.refused(since, retry_after_s)
+                self.learnt.refused(since, retry_after_s)
         return self._hold(retry_after_s, now)
 
     def go_down(self, *, since: float) -> float:
@@ -207,9 +188,33 @@ class Limiter:
 
     def wake_all(self) -> None:
         """Let every waiter look at the drain event."""
-        for lane in self._lanes:
-            for waiter in lane.waiting:
-                waiter.wake.set()
+        self._lanes.wake_all()
+
+    def heed(self, order: Order) -> None:
+        """Change what a person changed; what it frees is given at once, and what is open finishes.
+
+        A limit that is named takes the place of one that was learnt.
+        """
+        now = anyio.current_time()
+        if order.held is False and self.held_since is not None:
+            self._held_s += now - self.held_since
+            self.held_since = None
+        elif order.held and self.held_since is None:
+            self.held_since = now
+        if order.stage is None or order.stage in self.stages:
+            if order.open_requests is not None:
+                self.cap, self.adaptive = order.open_requests, order.adaptive
+                self._window.tune(self.cap, adaptive=self.adaptive)
+            if order.requests_per_minute is not None:
+                self.requests.tune(order.requests_per_minute, now)
+                self.learnt = LearntRate()
+            if order.tokens_per_minute is not None:
+                self.tokens.tune(order.tokens_per_minute, now)
+        self._give()
+
+    def held_s(self) -> float:
+        """For how many seconds up to now a person held everything back."""
+        return self._held_s + (0.0 if self.held_since is None else anyio.current_time() - self.held_since)
 
     def _hold(self, wait_s: float | None, now: float) -> float:
         guess = min(_LONGEST_GUESSED_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (self._strikes - 1))
@@ -233,7 +238,7 @@ class Limiter:
     async def _admit(self, lane: Lane, tokens: float, now: float) -> tuple[Taken, Taken]:
         if self._is_free(lane) and self._delay_s(tokens, now) <= 0:
             return self._take(lane, tokens, now)
-        me = _Waiter(tokens)
+        me = Waiter(tokens)
         lane.waiting.append(me)
         try:
             while me.taken is None or self._drain.is_set():
@@ -247,7 +252,7 @@ class Limiter:
             raise
         return me.taken
 
-    async def _wait(self, me: _Waiter) -> None:
+    async def _wait(self, me: Waiter) -> None:
         if self._drain.is_set():
             raise Drained
         if self._next() is not me:
@@ -259,37 +264,31 @@ class Limiter:
         self._give(me)
 
     def _is_free(self, lane: Lane) -> bool:
-        return not self._drain.is_set() and lane.has_room() and self._has_room() and self._next_lane() is None
+        return not self._drain.is_set() and lane.has_room() and self._has_room() and self._lanes.next() is None
 
     def _has_room(self) -> bool:
-        return self.open < (1 if self.down else self._window.size)
+        return self.held_since is None and self.open < (1 if self.down else self._window.size)
 
-    def _next(self) -> _Waiter | None:
+    def _next(self) -> Waiter | None:
         if not self._has_room():
             return None
-        lane = self._next_lane()
+        lane = self._lanes.next()
         return None if lane is None else lane.waiting[0]
-
-    def _next_lane(self) -> Lane | None:
-        for lane in self._lanes:
-            if lane.waiting and lane.has_room():
-                return lane
-        return None
 
     def _delay_s(self, tokens: float, now: float) -> float:
         if self.paused_until > now:
             return self.paused_until - now
-        return max(self._learnt.delay_s(now), self.requests.delay_s(now, 1), self.tokens.delay_s(now, tokens))
+        return max(self.learnt.delay_s(now), self.requests.delay_s(now, 1), self.tokens.delay_s(now, tokens))
 
     def _take(self, lane: Lane, tokens: float, now: float) -> tuple[Taken, Taken]:
         self.open += 1
         lane.open += 1
         self.requests.take(now, 1)
-        return self.tokens.take(now, tokens), self._learnt.take(now)
+        return self.tokens.take(now, tokens), self.learnt.take(now)
 
-    def _give(self, me: _Waiter | None = None) -> None:
+    def _give(self, me: Waiter | None = None) -> None:
         """Give what is free to those who wait first, all at once: one a turn of the loop would cost 0.2 ms a record."""
-        while not self._drain.is_set() and self._has_room() and (lane := self._next_lane()) is not None:
+        while not self._drain.is_set() and self._has_room() and (lane := self._lanes.next()) is not None:
             now, waiter = anyio.current_time(), lane.waiting[0]
             if self._delay_s(waiter.tokens, now) > 0:
                 if waiter is not me:

@@ -101,6 +101,12 @@ def masked_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
+def masked_place(url: str) -> str:
+    """Scheme and host alone: of a webhook the path is the secret."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
 def secrets_in_url(url: str) -> Iterator[str]:
     """User, password, both together, and the values of the query; nothing of what is no URL."""
     try:

@@ -108,8 +108,8 @@ class _Member:
         self._drain = anyio.Event()
         self._begun = anyio.Event()
         self._arrived = anyio.Event()
-        self._low = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._flow = self._make_flow()
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(channel.run)
@@ -117,7 +117,7 @@ class _Member:
                 await self._begun.wait()
                 tasks.start_soon(self._keep_told)
                 tasks.start_soon(self._heed_budget)
-                await self._carry()
+                await self._flow.carry(self._records(), self._fingerprints)
                 self._tell()
                 channel.put(wire.Ended())
                 await channel.flush()
@@ -127,7 +127,7 @@ class _Member:
             await channel.flush()
             raise
 
-    async def _carry(self) -> None:
+    def _make_flow(self) -> Flow:
         post, put = self._post, self._channel.put
         front = Front(self._tally, self._drain, self._scope, self._stop, _nothing)
         crowd = Crowd(post.share, post.spending, lambda account, notice: put(wire.Met(account, notice)))
@@ -136,7 +136,7 @@ class _Member:
         )
         output, fsync_s = post.job.output, post.job.fsync_s
         sink = SharedSink(output, LINE_FILES, fsync_s=fsync_s, told=lambda sizes: put(wire.Synced(sizes)))
-        await Flow(assembly, sink, front, self._find, self._opened).carry(self._records(), self._fingerprints)
+        return Flow(assembly, sink, front, self._find, self._opened)
 
     async def _records(self) -> AsyncGenerator[Pending]:
         """What is dealt, as it is taken up."""
@@ -155,8 +155,8 @@ class _Member:
                 self._channel.put(wire.Taken(self._taken))
                 self._taken = 0
 
-    def _find(self, record: Record) -> Awaitable[FinishedRewrite | None]:
-        return self._post.rewrites.read(record.key, self._fingerprints.rewrite, self._places.pop(record.key, None))
+    def _find(self, record: Record, made_by: str) -> Awaitable[FinishedRewrite | None]:
+        return self._post.rewrites.read(record.key, made_by, self._places.pop(record.key, None))
 
     def _opened(self, parts: Parts) -> None:
         self._parts = parts
@@ -222,6 +222,8 @@ class _Member:
             case wire.Worked(accounts):
                 self._worked |= {*accounts}
                 self._note_worked()
+            case wire.Steer(order):
+                self._flow.heed(order)
             case wire.Drain():
                 self._begin_drain()
             case wire.Cancel():

@@ -1,4 +1,4 @@
-"""All that looks at a run from beside it: the voice on stderr, metrics, telemetry; and a run with all of them.
+"""All that is beside a run: the voice on stderr, the control socket, metrics, telemetry; and a run with all of them.
 
 Invariants: what an observer lacks is said before anything is sent; while the run goes none of their faults, nor their
 end, changes anything about it.
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from s2a_batch.control import control
 from s2a_batch.errors import LockedError, StopRun
 from s2a_batch.worker import run_job
 
@@ -74,6 +75,7 @@ class Observers:
     async def watch(self, live: Live) -> None:
         """Look at a run until cancelled."""
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._guard, partial(control, say=self._voice.say), live)
             for observer in (self._voice, self._exposition, self._telemetry):
                 if observer is not None:
                     tasks.start_soon(self._guard, observer.watch, live)

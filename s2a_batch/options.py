@@ -132,6 +132,15 @@ def _count(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
+def number(text: str) -> float | str:
+    """A number, whole where it can be, or a word in its place."""
+    try:
+        found = float(text)
+    except ValueError:
+        return text
+    return int(found) if found.is_integer() else found
+
+
 def load_job(
     source: Path,
     table: dict[str, JsonValue],

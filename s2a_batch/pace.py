@@ -7,6 +7,7 @@ the others for one window, never for ever.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -39,13 +40,27 @@ class Bucket:
     """
 
     def __init__(self, limit: float | None, window_s: float = _MINUTE_S, *, smooth: bool = True) -> None:
-        few = limit is not None and limit < 1  # less than one in a window is one in a longer window
-        self.limit = 1.0 if few else limit
-        self.window_s = window_s / limit if few and limit else window_s
+        self._own_window_s = window_s
+        self._set(limit)
         self._smooth = smooth
         self._window: deque[Taken] = deque()
         self._sum = 0.0
         self._free_at = float("-inf")
+
+    def _set(self, limit: float | None) -> None:
+        few = limit is not None and limit < 1  # less than one in a window is one in a longer window
+        self.limit = 1.0 if few else limit
+        self.window_s = self._own_window_s / limit if few and limit else self._own_window_s
+
+    def tune(self, limit: float, now: float) -> None:
+        """Hold another limit from now on, infinity for none: what the window holds counts on, the old pace does not."""
+        self._set(limit if math.isfinite(limit) else None)
+        self._free_at = min(self._free_at, now)
+
+    @property
+    def per_minute(self) -> float | None:
+        """The limit as a minute has it; None for none."""
+        return None if self.limit is None else self.limit * _MINUTE_S / self.window_s
 
     def delay_s(self, now: float, amount: float) -> float:
         """Seconds until this amount may be taken; 0 for at once."""
@@ -123,6 +138,7 @@ class Window:
         self._cap = cap
         self._adaptive = adaptive
         self._slow_until = float(cap)
+        self._works = False
         self.begin()
 
     def begin(self) -> None:
@@ -130,8 +146,15 @@ class Window:
         self._exact = float(min(self._FIRST, self._cap))
         self.size = int(self._exact)
 
+    def tune(self, cap: int, *, adaptive: bool) -> None:
+        """Another cap: a lower one at once; a higher fixed one at once too, when anything was ever answered."""
+        self._cap, self._adaptive, self._slow_until = cap, adaptive, float(cap)
+        self._exact = float(cap) if self._works and not adaptive else min(self._exact, float(cap))
+        self.size = int(self._exact)
+
     def grow(self, in_use: int) -> None:
         """A request was answered: twice as many a round, then (adaptive) one more, and only while all are in use."""
+        self._works = True
         if self.size == self._cap or (self._adaptive and in_use < self.size):
             return
         step = 1.0 if self._exact < self._slow_until else 1 / self._exact

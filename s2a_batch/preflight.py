@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from s2a_batch.inspect import Preview
     from s2a_batch.job import Job
-    from s2a_batch.operations import Hook
     from s2a_batch.resume import Options
 
 Level = Literal["ok", "warning", "error"]
@@ -120,9 +118,6 @@ async def check(  # noqa: PLR0913  the command's options, each once
         report.add("warning", "key", line.removeprefix("warning: "))
     _prices(report, job)
     await _input(report, job, options)
-    for name, hook in (("on_success", job.hooks.on_success), ("on_failure", job.hooks.on_failure)):
-        if hook is not None:
-            _tell(report, f"hooks.{name}", _hook_faults(hook, environ))
     _tell_of_watching(report, job, environ)
     _schedule(report, job)
     if online and not faults:
@@ -177,14 +172,6 @@ def _tell(report: Report, about: str, faults: Iterator[str]) -> None:
         report.add("warning", about, fault)
     if not found:
         report.add("ok", about, "")
-
-
-def _hook_faults(hook: Hook, environ: Mapping[str, str]) -> Iterator[str]:
-    if hook.command and shutil.which(hook.command[0], path=environ.get("PATH", os.defpath)) is None:
-        yield f"{hook.command[0]}: no such program in PATH"
-    for variable in (*([hook.url_env] if hook.url_env else []), *hook.headers_env.values()):
-        if not environ.get(variable):
-            yield f"the environment has no {variable}"
 
 
 def _tell_of_watching(report: Report, job: Job, environ: Mapping[str, str]) -> None:

@@ -92,7 +92,7 @@ def area(live: Live, rates: Rates) -> RenderableType:
     """The live area: bar and counts, a row a stage, times and rates, and what holds the run up."""
     tally, left = live.tally, live.tally.left()
     elapsed = anyio.current_time() - live.started
-    eta = f", ETA {clock(elapsed * left / tally.finished)}" if left and tally.finished and not live.stopping else ""
+    eta = "" if (eta_s := live.eta_s()) is None else f", ETA {clock(eta_s)}"
     head = Table.grid(padding=(0, 1))
     whole = None if left is None else tally.done + left
     head.add_row(ProgressBar(total=whole or None, completed=tally.done, width=_BAR_COLUMNS), _row(_counts(live, short)))
@@ -142,6 +142,8 @@ def _notes(live: Live) -> list[str]:
     """What holds the run up: that it stops, the endpoint, or the limit that requests wait for."""
     if live.stopping:
         return [live.stopping]
+    if live.held_at is not None:
+        return ["paused by a person; s2a-batch resume goes on"]
     waiting = live.tally.rewrite.waiting + live.tally.answer.waiting > 0
     found = (_pause(limiter) or (_limit(limiter) if waiting else None) for limiter in live.limiters)
     return list(dict.fromkeys(note for note in found if note))

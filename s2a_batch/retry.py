@@ -198,6 +198,11 @@ class Health:
             return False
         return isinstance(error, TransientError) and self._is_down(error, record)
 
+    def pass_over(self, began: float, now: float) -> None:
+        """Nothing was sent from then on until now, as a person wished: that was no outage."""
+        if self._bad_since is not None:
+            self._bad_since += now - max(began, self._bad_since)
+
     def judge(self, error: AttemptError, *, since: float) -> None:
         """A record has no attempt left.
 

@@ -35,7 +35,7 @@ MANIFEST: Final = "run.json"
 LINE_FILES: Final = (RESULTS, DEAD_LETTERS, REWRITES)
 FILES: Final[dict[Status, str]] = {"answered": RESULTS, "failed": DEAD_LETTERS, "rewritten": REWRITES}
 """Where the line of a record with this status stands."""
-_HALF: Final = ".part"
+HALF: Final = ".part"
 _SYNCED: Final = ".synced"
 _SYNCED_BYTES: Final = 512  # one sector: it is written whole or not at all
 
@@ -162,7 +162,7 @@ class RunDirectory:
         if not self._files():
             return None
         aside = self._free("old-{}")
-        aside.with_name(aside.name + _HALF).mkdir(mode=0o700)
+        aside.with_name(aside.name + HALF).mkdir(mode=0o700)
         return self.finish_setting_aside()
 
     def _free(self, pattern: str) -> Path:
@@ -170,7 +170,7 @@ class RunDirectory:
 
     def finish_setting_aside(self) -> str | None:
         """Move what `set_all_aside` was killed before it could move; None when it was not."""
-        for half in self.path.glob(f"old-[0-9]*{_HALF}"):
+        for half in self.path.glob(f"old-[0-9]*{HALF}"):
             (self.path / _SYNCED).unlink(missing_ok=True)
             for path in self._files():
                 path.rename(half / path.name)

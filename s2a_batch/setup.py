@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from s2a_batch import embedded, linefiles, resume, rundir
 from s2a_batch.answers import answer_model
-from s2a_batch.credentials import secrets_of
+from s2a_batch.credentials import hook_looks, secrets_of
 from s2a_batch.errors import JobError
 from s2a_batch.job import OPENAI_URL, fingerprint, is_embedded
 from s2a_batch.keys import KeyIndex
@@ -51,6 +51,7 @@ def setup_looks(job: Job, environ: Mapping[str, str]) -> dict[str, Callable[[], 
     return {
         "answer": partial(answer_model, job.answer),
         **keys,
+        **hook_looks(job, environ),
         "model": partial(embedded.check, job),
         "prices": partial(prices_of, job),
         "limits": partial(_check_limits, job, environ),

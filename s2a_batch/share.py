@@ -15,7 +15,7 @@ from s2a_batch.job import is_embedded
 if TYPE_CHECKING:
     from s2a_batch.job import Job
 
-_LEAST_TOKENS_PER_MINUTE: Final = 20_000
+LEAST_TOKENS_PER_MINUTE: Final = 20_000
 """A request with more tokens than its process's share would go on top of the others' shares."""
 
 
@@ -55,5 +55,5 @@ def process_count(job: Job) -> int:
         if limits.requests_per_minute is not None:
             most.append(int(limits.requests_per_minute))
         if limits.tokens_per_minute is not None:
-            most.append(int(limits.tokens_per_minute / _LEAST_TOKENS_PER_MINUTE))
+            most.append(int(limits.tokens_per_minute / LEAST_TOKENS_PER_MINUTE))
     return max(1, min(most))

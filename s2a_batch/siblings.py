@@ -101,28 +101,32 @@ class Gauge:
     """How one process's limiter stands.
 
     Attributes:
-        waits: Seconds until one more request, and one more token, may go.
+        limits: A minute: of requests, of tokens, and of requests as refusals taught it; None where there is none.
+        waits: Seconds until one more may go by each of these.
     """
 
     open: int
     cap: int
     down: bool
     paused_until: float
-    limits: tuple[float | None, float | None]
-    waits: tuple[float, float]
+    limits: tuple[float | None, ...]
+    waits: tuple[float, ...]
+    adaptive: bool = False
+    stages: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, limiter: Limiter) -> Gauge:
         """Of this limiter, now."""
-        now, buckets = anyio.current_time(), (limiter.requests, limiter.tokens)
-        requests, tokens = ((b.limit, b.delay_s(now, 1)) for b in buckets)
+        now, buckets = anyio.current_time(), (limiter.requests, limiter.tokens, limiter.learnt.bucket)
         return cls(
             limiter.open,
             limiter.cap,
             limiter.down,
             limiter.paused_until,
-            (requests[0], tokens[0]),
-            (requests[1], tokens[1]),
+            tuple([bucket.per_minute for bucket in buckets]),
+            tuple([bucket.delay_s(now, 1) for bucket in buckets]),
+            limiter.adaptive,
+            limiter.stages,
         )
 
 
@@ -148,12 +152,13 @@ class ShownLimiter(Limiter):
         found, now = list(gauges), anyio.current_time()
         self.open = sum(g.open for g in found)
         self.cap = sum(g.cap for g in found)
+        self.adaptive, self.stages = found[0].adaptive, found[0].stages
         self.down = any(g.down for g in found)
         self.paused_until = max(g.paused_until for g in found)
         buckets = []
-        for n in range(2):
+        for n in range(3):
             known = [limit for g in found if (limit := g.limits[n]) is not None]
             bucket = _ShownBucket(sum(known) if known else None)
             bucket.free_at = now + min(g.waits[n] for g in found)
             buckets.append(bucket)
-        self.requests, self.tokens = buckets
+        self.requests, self.tokens, self.learnt.bucket = buckets

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from s2a_batch.budget import Meter
     from s2a_batch.client import Request
     from s2a_batch.completion import Reply
-    from s2a_batch.limits import Lane, Limiter, Slot
+    from s2a_batch.lanes import Lane
+    from s2a_batch.limits import Limiter, Slot
     from s2a_batch.report import StageTally
     from s2a_batch.retry import Health, RetryPolicy
     from s2a_batch.stagejob import StageJob
@@ -64,6 +65,7 @@ class Trail:
     slot: Slot | None = None
     refusals: int = 0
     answers_seen: int = 0
+    held_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.free_at = self.started
@@ -135,13 +137,12 @@ class Stage:
             if not trail.messages:
                 trail.messages = _sent(request)
             body: Request = {"model": self.job.model, **request, **self.parameters}
-
             try:
                 return await self._attempt(body, trail, reask=reask)
             except (TransientError, RateLimitedError) as error:
                 failed = error
             attempt = partial(self._attempt, body, trail, reask=reask)
-            return await self.retry.go_on(failed, attempt, trail.counted, since=lambda: trail.started)
+            return await self.retry.go_on(failed, attempt, trail.counted, since=lambda: trail.started + trail.held_s)
 
         try:
             parsed = await self.asker.ask(send, messages, reasks=bounds.reasks, on_invalid=trail.mark_invalid)
@@ -182,10 +183,13 @@ class Stage:
         One that stops the run or is cancelled is counted, but in no audit: its record stays pending.
         """
         trail.release()
+        paused_s = self.limiter.held_s() if trail.attempts else 0.0
         with await self._slot(request) as slot:
             self.meter.admit()
             if not trail.attempts:
                 trail.started = slot.started
+            else:  # a person's pause is nobody's time
+                trail.held_s += self.limiter.held_s() - paused_s
             sent = _Sent(len(trail.attempts) + 1, datetime.now(UTC), slot.started - trail.free_at, reask)
             reply: Reply | None = None
             fault: AttemptError | None = None

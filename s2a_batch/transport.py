@@ -58,7 +58,7 @@ class Transport:
     Args:
         url: Where all requests go, with its query and without a login.
         deadline_s: From sending to the last byte.
-        connections: Most that are open at a time.
+        connections: About the most that are open at a time; room is made for them.
 
     Attributes:
         headers: Of each request; set before it is entered.
@@ -82,9 +82,9 @@ class Transport:
             ) from None
 
     async def __aenter__(self) -> Self:
-        _make_room(self._connections)
+        make_room(self._connections)
         self._session = aiohttp.ClientSession(
-            connector=_Connector(limit=self._connections, keepalive_timeout=_KEEPALIVE_S, ssl=self._ssl),
+            connector=_Connector(keepalive_timeout=_KEEPALIVE_S, ssl=self._ssl),
             headers={**self.headers, "accept-encoding": "gzip"},
             proxy=self._proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -105,7 +105,7 @@ class Transport:
 
         Raises:
             TransientError: No reply came, or none that HTTP knows.
-        EndpointError: The proxy refuses, the certificate is not trusted, or this machine has no connection left.
+            EndpointError: The proxy refuses, the certificate is not trusted, or this machine has no connection left.
         """
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
@@ -121,10 +121,8 @@ class Transport:
         except aiohttp.ClientHttpProxyError as error:
             raise EndpointError(f"the proxy of the environment refuses: {error.status} {error.message[:80]}") from None
         except aiohttp.ClientConnectorCertificateError as error:
-            raise EndpointError(
-                f"the server's certificate is not trusted ({error.certificate_error}); SSL_CERT_FILE may name a file "
-                "with that of its authority"
-            ) from None
+            why = f"{error.certificate_error}; SSL_CERT_FILE may name a file with that of its authority"
+            raise EndpointError(f"the server's certificate is not trusted: {why}") from None
         except aiohttp.ClientResponseError as error:
             raise TransientError("not_an_answer", f"a reply came that is no HTTP: {error.message[:120]}") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -202,8 +200,9 @@ class _Connector(aiohttp.TCPConnector):
     server that closes after each reply, without a word in its headers, every second request met a closed connection.
     """
 
-    def __init__(self, *, limit: int, keepalive_timeout: float, ssl: ssl.SSLContext) -> None:
-        super().__init__(limit=limit, keepalive_timeout=keepalive_timeout, ssl=ssl)
+    def __init__(self, *, keepalive_timeout: float, ssl: ssl.SSLContext) -> None:
+        # How many may be open the limiter knows, also when a person changes it; who waits here has no deadline left.
+        super().__init__(limit=0, keepalive_timeout=keepalive_timeout, ssl=ssl)
         self._kept: WeakSet[ResponseHandler] = WeakSet()
 
     async def connect(
@@ -258,7 +257,13 @@ def _unpacker(packed: str) -> zlib._Decompress:
     return zlib.decompressobj(zlib.MAX_WBITS | 32)
 
 
-def _make_room(connections: int) -> None:
+def most_connections() -> float:
+    """How many connections this process could have."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return float("inf") if hard == resource.RLIM_INFINITY else hard - _OTHER_FILES
+
+
+def make_room(connections: int) -> None:
     """Allow this process as many open files as it may need, where the system lets it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = connections + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, connections + _OTHER_FILES)

@@ -1,9 +1,9 @@
 """What the process that reads and the processes that ask say to each other, and how it travels.
 
 One end of a `Channel` is the front's: it deals records (`Begin`, then `Deal` as often as a member has room, `Worked`,
-`Overheard`, `NoMore`) and may end the work (`Drain`, `Cancel`). The other end is a member's: it takes records up
-(`Taken`, which makes room for as many), tells what it counted (`Report`, the first when its endpoints are open), what
-its limiters met (`Met`), what is synced (`Synced`), what stops the run (`Stopped`), a fault of this program
+`Overheard`, `Steer`, `NoMore`) and may end the work (`Drain`, `Cancel`). The other end is a member's: it takes records
+up (`Taken`, which makes room for as many), tells what it counted (`Report`, the first when its endpoints are open),
+what its limiters met (`Met`), what is synced (`Synced`), what stops the run (`Stopped`), a fault of this program
 (`Crashed`), and last of all that everything it was dealt is written and synced or left pending (`Ended`). An end
 without that is a death.
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from s2a_batch.errors import StopRun
+    from s2a_batch.orders import Order
     from s2a_batch.records import BadLine, Record
     from s2a_batch.report import Tally
     from s2a_batch.rewrites import Place
@@ -67,6 +68,13 @@ class Overheard:
 
     account: int
     notice: Notice
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """What a person changes, for all members together."""
+
+    order: Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,7 @@ class Ended:
     """All that was dealt is done, or stays pending; nothing more comes."""
 
 
-ToMember: TypeAlias = Begin | Deal | Worked | Overheard | NoMore | Drain | Cancel
+ToMember: TypeAlias = Begin | Deal | Worked | Overheard | Steer | NoMore | Drain | Cancel
 ToFront: TypeAlias = Taken | Report | Met | Synced | Stopped | Crashed | Ended
 Message: TypeAlias = ToMember | ToFront
 

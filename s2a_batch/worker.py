@@ -29,7 +29,7 @@ from s2a_batch.records import Known
 from s2a_batch.report import Tally
 from s2a_batch.resume import Resume, check_paths, retried
 from s2a_batch.rewrites import FinishedRewrites
-from s2a_batch.rundir import RunDirectory
+from s2a_batch.rundir import DEAD_LETTERS, MANIFEST, RESULTS, REWRITES, RunDirectory
 from s2a_batch.setup import check_setup
 from s2a_batch.share import process_count
 
@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     from s2a_batch.flow import Crew, Pending
     from s2a_batch.job import Job
     from s2a_batch.limits import Limiter
+    from s2a_batch.orders import Order
     from s2a_batch.resume import Options
 
+ROLES: Final = {"results": RESULTS, "dead_letters": DEAD_LETTERS, "rewrites": REWRITES, "manifest": MANIFEST}
+"""What of a run is in which file."""
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -67,7 +70,10 @@ class Live:
         started: On anyio's clock.
         cause: Why it drains: a fault or a signal; None while it does not.
         held_at: Since when a person has it paused, on anyio's clock; None: it is not.
+        held_s: How long earlier pauses took.
         directory: The run's.
+        processes: How many carry the records.
+        steer: Has the run heed what a person changed.
         ready: Set once the directory is locked and repaired and it is known what is done, before anything is appended.
     """
 
@@ -77,9 +83,19 @@ class Live:
     stopping: str | None = None
     cause: StopRun | signal.Signals | None = None
     held_at: float | None = None
+    held_s: float = 0.0
     directory: Path = Path()
+    processes: int = 1
+    steer: Callable[[Order], None] = lambda _: None
     ready: anyio.Event = field(default_factory=anyio.Event)
     done_before: int = 0
+
+    def eta_s(self) -> float | None:
+        """About how long it takes from now on, at the pace so far; None when that cannot be told, or it stands."""
+        left, done = self.tally.left(), self.tally.finished
+        if not left or not done or self.stopping or self.held_at is not None:
+            return None
+        return (anyio.current_time() - self.started - self.held_s) * left / done
 
 
 def run_job(
@@ -140,9 +156,15 @@ class _Worker:
     async def run(
         self, watch: Callable[[Live], Coroutine[None, None, None]], crew_of: Callable[[Front], Crew]
     ) -> Finished:
-        self._live = Live(self._tally, anyio.current_time(), directory=self._job.output)
         self._scope = anyio.CancelScope()
         crew = crew_of(Front(self._tally, self._drain, self._scope, self._stop, self._note_opened))
+        self._live = Live(
+            self._tally,
+            anyio.current_time(),
+            directory=self._job.output,
+            processes=process_count(self._job),
+            steer=partial(self._steer, crew),
+        )
         self._spending = crew.spending
         self._spending.begin(datetime.now(UTC))
         async with anyio.create_task_group() as outer:
@@ -202,6 +224,16 @@ class _Worker:
                 if self._drain.is_set() and (self._signal or not isinstance(self._fault, BudgetError)):
                     return
         self._read_all = True
+
+    def _steer(self, crew: Crew, order: Order) -> None:
+        """Have all who ask heed a person's order. A pause stops no clock but those that count faults."""
+        live, now = self._live, anyio.current_time()
+        if order.held and live.held_at is None:
+            live.held_at = now
+        elif order.held is False and live.held_at is not None:
+            live.held_s += now - live.held_at
+            live.held_at = None
+        crew.steer(order)
 
     def _note_opened(self, limiters: tuple[Limiter, ...]) -> None:
         self._live.limiters = limiters

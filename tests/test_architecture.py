@@ -27,7 +27,7 @@ HOMES = {
     "rapidfuzz": {"compared"},
     "jsonschema_rs": {"answers"},
     "rich": {"display", "progress"},
-    "typer": {"cli", "options", "results", "jobs"},
+    "typer": {"cli", "options", "results", "jobs", "operate"},
     "platformdirs": {"model_file"},
     "xllamacpp": {"embedded"},
     "pyarrow": {"parquet"},
@@ -121,7 +121,10 @@ def test_every_test_says_why_it_matters() -> None:
     [
         ["--version"],
         ["--help"],
-        *([command, "--help"] for command in ("run", "estimate", "compare", "export", "report", "view")),
+        *(
+            [command, "--help"]
+            for command in ("run", "estimate", "compare", "export", "report", "view", "tune", "prune")
+        ),
         *([command, "--help"] for command in ("init", "schema", "check")),
     ],
 )

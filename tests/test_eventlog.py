@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2a_batch.errors import BudgetError
-from s2a_batch.eventlog import EventLog, meaning
+from s2a_batch.errors import BudgetError, meaning
+from s2a_batch.eventlog import EventLog
 from s2a_batch.report import Tally
 from s2a_batch.worker import Live
 from tests.fakes import a_limiter
@@ -66,7 +66,12 @@ def test_a_run_begins_and_ends_with_a_line(folder: Path, upstream: Callable[[Pla
     begin, end = events(done.err)
     assert (done.status, done.out) == (0, "")
     assert (begin["event"], begin["done_before"], begin["job"], begin["run"]) == ("started", 0, "in", "out")
-    assert (end["event"], end["level"], end["exit_status"], end["meaning"]) == ("finished", "info", 0, "all answered")
+    assert (end["event"], end["level"], end["exit_status"], end["meaning"]) == (
+        "finished",
+        "info",
+        0,
+        "all records answered, or nothing to do",
+    )
     assert end["summary"] == manifest(folder)["summary"]
     again = events(logged(folder, url).err)
     assert [event["event"] for event in again] == ["started", "finished"]
@@ -131,7 +136,7 @@ def test_why_a_run_drains_is_a_line(folder: Path, upstream: Callable[[Plan], Ups
     assert done.status == 3
     assert names(done.err) == ["started", "budget_reached", "draining", "finished"]
     end = events(done.err)[-1]
-    assert (end["level"], end["meaning"]) == ("error", "stopped early")
+    assert (end["level"], end["meaning"]) == ("error", "stopped early, the rest is pending")
     assert "max_requests" in end["fault"]
     with running(folder, *RUN, "--base-url", upstream({"latency_s": 0.5}).base_url, *JSON) as program:
         while "started" not in program.err():
@@ -142,7 +147,7 @@ def test_why_a_run_drains_is_a_line(folder: Path, upstream: Callable[[Plan], Ups
     found = events(done.err)
     assert [event["event"] for event in found] == ["started", "note", "draining", "finished"]
     assert found[2]["reason"] == "SIGTERM"
-    assert found[3]["meaning"] == "interrupted"
+    assert found[3]["meaning"].startswith("interrupted")
 
 
 def test_each_arm_of_a_comparison_has_its_lines(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
@@ -260,7 +265,8 @@ def test_whatever_is_said_is_one_line_of_strict_json(text: str, name: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(0, "all answered"), (4, "another run"), (70, "a fault of this program"), (129, "interr")]
+    ("status", "words"),
+    [(0, "all records"), (4, "another run"), (70, "a fault of this program"), (129, "interr")],
 )
 def test_each_exit_status_has_its_words(status: int, words: str) -> None:
     """Nobody knows the numbers by heart at 3 in the morning."""

@@ -17,7 +17,8 @@ from s2a_batch.pace import Taken
 from tests.fakes import a_limiter, in_virtual_time
 
 if TYPE_CHECKING:
-    from s2a_batch.limits import Lane, Limiter
+    from s2a_batch.lanes import Lane
+    from s2a_batch.limits import Limiter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 SECONDS = st.floats(0.0, 30.0)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch.commands import jobs, results
+from s2a_batch.commands import jobs, operate, results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     results.status,
+    operate.tune,
+    operate.pause,
+    operate.resume,
     results.show,
     results.verify,
     results.compare,
@@ -23,4 +26,5 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     jobs.init,
     jobs.schema,
     jobs.check,
+    operate.prune,
 )

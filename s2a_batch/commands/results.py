@@ -43,7 +43,8 @@ def compare(  # noqa: PLR0913  the command's options
 
     Exit status: as of run; 1 also when the judge failed on some answers.
     """
-    from s2a_batch.compare import Audience, compare_and_report
+    from s2a_batch import hooks
+    from s2a_batch.compare import ROLES, Audience, compare_and_report
     from s2a_batch.observers import run_watched
     from s2a_batch.resume import Options
 
@@ -52,13 +53,16 @@ def compare(  # noqa: PLR0913  the command's options
     table = {"output": output, "model": model, "base_url": base_url}
     make = options.job_maker(source, options.table_of(table, open_requests), setting, day)
     how = Options(limit, 1, retry_failed, accept_changes, fresh)
-    voice = speech.of(make({}))
+    first = make({})
+    voice = speech.of(first)
 
     def run(job: Job, how: Options, environ: Mapping[str, str]) -> Finished:
         return run_watched(job, how, voice, f"{speech.job}/{job.output.name}", environ)
 
     audience = Audience(voice.say, run)
-    exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)
+    with hooks.telling(speech.job, first, ROLES, voice.error) as story:
+        exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)
+        story.ended(exit_status)
     sys.stdout.write(text)
     raise typer.Exit(exit_status)
 
@@ -116,12 +120,21 @@ def view(
     serve(directory, port, browser=not no_browser, say=functools.partial(print, flush=True))
 
 
-def status(directory: Annotated[Path, typer.Argument(help="A run's directory.")]) -> None:
-    """Say how a run stands; works while it runs."""
+def status(
+    directory: Annotated[Path, typer.Argument(help="A run's directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say how a run stands; live numbers while it runs."""
+    from s2a_batch import steering
     from s2a_batch.display import Screen
-    from s2a_batch.inspect import standing
+    from s2a_batch.inspect import standing, standing_json
 
-    Screen().standing(standing(directory), directory)
+    screen, live = Screen(), steering.look(directory)
+    found = standing(directory, count=live is None)
+    if as_json:
+        screen.put(standing_json(directory, found, live))
+    else:
+        screen.standing(found, directory, None if live is None else steering.standing(live, directory))
 
 
 def show(

@@ -18,7 +18,7 @@ from s2a_batch import linefiles, rundir
 from s2a_batch.caps import Budget
 from s2a_batch.compare import htmlpage, matching, plan
 from s2a_batch.compare.purse import Purse
-from s2a_batch.compare.weighing import Weighing
+from s2a_batch.compare.weighing import RECORDS, Weighing
 from s2a_batch.compare.wording import as_text
 from s2a_batch.errors import JobError, OutputError
 from s2a_batch.resume import check_paths
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from s2a_batch.worker import Finished
 
 FIGURES: Final = "compare.json"
+ROLES: Final = {"figures": FIGURES, "records": RECORDS}
 
 
 @dataclass(frozen=True, slots=True)
