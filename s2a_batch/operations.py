@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
+from s2a_batch import cron
 from s2a_batch.bounds import Positive, Table
 from s2a_batch.freeform import Headers, Variable
 
@@ -40,7 +41,9 @@ HttpUrl = Annotated[str, AfterValidator(_http)]
 class Schedule(Table):
     """When `s2a-batch schedule` runs the job, and what the units of `schedule --print` say."""
 
-    cron: str | None = Field(default=None, description="Five fields: minute hour day month weekday. None: never.")
+    cron: Annotated[str, AfterValidator(cron.checked)] | None = Field(
+        default=None, description="Five fields: minute hour day month weekday. None: never."
+    )
     timezone: Annotated[str, AfterValidator(_zone)] = Field(default="UTC", description="IANA name.")
     jitter_s: float = Field(default=0.0, ge=0, le=86_400, description="Begin up to so much later, at random.")
     misfire: Literal["run", "skip"] = Field(default="run", description="What becomes of a time that was missed.")
