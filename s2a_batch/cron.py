@@ -69,7 +69,7 @@ def parse(text: str) -> Cron:
     return Cron((minute, hour, day, month, weekday), minutes, hours, days, months, weekdays, either, flowing)
 
 
-def checked(text: str) -> str:
+def crontab(text: str) -> str:
     """The text, if it is an expression; else ValueError."""
     parse(text)
     return text

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
-from s2a_batch import cron
 from s2a_batch.bounds import Positive, Table
+from s2a_batch.cron import crontab
 from s2a_batch.freeform import Headers, Variable
 
 
@@ -41,7 +41,7 @@ HttpUrl = Annotated[str, AfterValidator(_http)]
 class Schedule(Table):
     """When `s2a-batch schedule` runs the job, and what the units of `schedule --print` say."""
 
-    cron: Annotated[str, AfterValidator(cron.checked)] | None = Field(
+    cron: Annotated[str, AfterValidator(crontab)] | None = Field(
         default=None, description="Five fields: minute hour day month weekday. None: never."
     )
     timezone: Annotated[str, AfterValidator(_zone)] = Field(default="UTC", description="IANA name.")

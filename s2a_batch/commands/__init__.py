@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch.commands import results
+from s2a_batch.commands import results, timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,4 +20,5 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     results.export,
     results.report,
     results.view,
+    timing.schedule,
 )
