@@ -28,6 +28,9 @@ def schedule(  # noqa: PLR0913  the command's options
     root: Annotated[
         Path | None, typer.Option(help="With --print: where this directory lies on the machine that runs it.")
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="With --print: a directory for the files, in place of stdout.")
+    ] = None,
     image: Annotated[str | None, typer.Option(help="With --print kubernetes: the container's image.")] = None,
 ) -> None:
     """Run the jobs that carry [schedule] when they fall due; SIGTERM drains and ends, SIGHUP rereads the job files.
@@ -42,9 +45,10 @@ def schedule(  # noqa: PLR0913  the command's options
 
         if len(places) != 1:
             raise JobError("--print takes one job file")
-        sys.stdout.write(units.printed(form, places[0], root, image))
-    elif root is not None or image is not None:
-        raise JobError("--root and --image go with --print")
+        found = units.files(form, places[0], root, image)
+        sys.stdout.write(units.printed(found) if output is None else units.written(found, output))
+    elif root is not None or image is not None or output is not None:
+        raise JobError("--root, --image and -o go with --print")
     elif show:
         sys.stdout.write(schedules.coming(places) + "\n")
     else:

@@ -135,7 +135,7 @@ class Keeper:
         """Take up what changed in the job files; a run that goes is left alone."""
         news = self._roster.look(anew=self._reread)
         for path, why in news.bad if self._looked else self._roster.faults.items():
-            self._parts.say("bad_file", str(path), f"cannot be used, the others run: {why}")
+            self._parts.say("bad_file", "", f"cannot be used, the others run: {why}", path=str(path))
         if self._looked and (self._reread or news.text):
             what = news.text or "nothing changed"
             self._parts.say("reread", "", f"job files read anew: {what}; {len(self._roster.entries)} scheduled")
