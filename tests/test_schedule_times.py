@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -73,8 +74,7 @@ def test_weekdays_are_those_of_cron(expression: str, weekdays: str) -> None:
     ],
 )
 def test_day_and_weekday_join_as_cron_joins_them(expression: str, dates: list[int]) -> None:
-    """Two named days are alternatives to cron, and one that begins with a star is a condition: half the world's
-    crontabs rest on it."""
+    """Two named days are alternatives to cron, and one that begins with a star is a condition."""
     found = coming(expression, datetime(2026, 5, 31, 23, 59, tzinfo=UTC), 30 * 24, "UTC")
     assert [moment.day for moment in found] == dates
 
@@ -131,7 +131,7 @@ def test_a_job_of_every_so_many_minutes_goes_on_through_both_nights() -> None:
     """It follows the clock that goes on: an hour without a run, or with all of them twice at once, is neither."""
     for night, hours in ((SPRING, 23), (AUTUMN, 25)):
         found = coming("*/20 * * * *", night, hours)
-        assert {b - a for a, b in zip(found, found[1:], strict=False)} == {timedelta(minutes=20)}
+        assert {b - a for a, b in pairwise(found)} == {timedelta(minutes=20)}
         assert len(found) == hours * 3
 
 

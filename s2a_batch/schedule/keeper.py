@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from s2a_batch.schedule.memory import Memory
     from s2a_batch.schedule.roster import Entry, Roster
 
-TICK_S: Final = 30.0
+_TICK_S: Final = 30.0
 _LATE_S: Final = 60.0  # a time that is begun by then was not missed
 _FAR: Final = timedelta(days=1)  # no clock is set back by more in good order
 _EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,6 +41,7 @@ class _Standing:
     """One job as it stands: what is known of its times, what waits, what runs."""
 
     memo: Memo
+    coming: datetime | None = None  # the first time after `memo.seen`, once it was asked for
     due: datetime | None = None  # the time that waits to be begun
     begin: datetime = _EVER  # when it may, after the jitter
     orders: Orders | None = None  # of the run that goes
@@ -56,6 +57,7 @@ class Parts:
         execute: Runs one job to its end.
         at_most: How many jobs may run side by side.
         dice: Draws the jitter.
+        tick_s: How often the clock and the job files are looked at.
     """
 
     clock: Callable[[], datetime]
@@ -63,6 +65,7 @@ class Parts:
     say: Say
     at_most: int = 1
     dice: random.Random = field(default_factory=random.SystemRandom)
+    tick_s: float = _TICK_S
 
 
 class Keeper:
@@ -145,7 +148,8 @@ class Keeper:
             if job is None:
                 self._jobs[path] = _Standing(self._known(path, entry))
             elif job.memo.rule != entry.rule:
-                job.memo, job.due = Memo(entry.rule, self._parts.clock(), job.memo.open), None
+                job.memo = Memo(entry.rule, self._parts.clock(), job.memo.open)
+                job.due = job.coming = None
                 self._memory.put(path, job.memo)
 
     def _known(self, path: Path, entry: Entry) -> Memo:
@@ -167,10 +171,11 @@ class Keeper:
                 self._parts.say(
                     "state", entry.name, f"last seen {instant(job.memo.seen)}, after now: a clock was wrong"
                 )
-                job.memo, job.due = replace(job.memo, seen=now), None
+                job.memo, job.due, job.coming = replace(job.memo, seen=now), None, None
             if job.due is not None:
                 continue
-            job.due = entry.times.last(job.memo.seen, now)
+            if _coming(entry, job) <= now:
+                job.due = entry.times.last(job.memo.seen, now)
             if job.due is None and job.memo.open and job.orders is None:
                 job.due = job.memo.seen  # its run was cut short
             if job.due is not None:
@@ -189,8 +194,10 @@ class Keeper:
             elif job.due is not None and job.begin <= now:
                 self._begin_one(tasks, path, entry, job)
         nexts = [job.begin for job in self._jobs.values() if job.due is not None and job.begin > now]
-        nexts += [e.times.after(now) for path, e in self._roster.entries.items() if self._jobs[path].due is None]
-        return min([TICK_S, *((moment - now).total_seconds() for moment in nexts)])
+        for path, entry in self._roster.entries.items():
+            if self._jobs[path].due is None:
+                nexts.append(_coming(entry, self._jobs[path]))
+        return min([self._parts.tick_s, *((moment - now).total_seconds() for moment in nexts)])
 
     def _begin_one(self, tasks: TaskGroup, path: Path, entry: Entry, job: _Standing) -> None:
         now = self._parts.clock()
@@ -227,7 +234,7 @@ class Keeper:
         """All times up to now are dealt with."""
         due = job.due or job.memo.seen
         job.memo = replace(job.memo, seen=entry.times.last(due, self._parts.clock()) or due, open=opened)
-        job.due = None
+        job.due = job.coming = None
         self._memory.put(path, job.memo)
 
     async def _run(self, path: Path, entry: Entry, job: _Standing, orders: Orders) -> None:
@@ -250,6 +257,13 @@ class Keeper:
 
     def _waiting(self) -> bool:
         return any(job.due is not None for job in self._jobs.values())
+
+
+def _coming(entry: Entry, job: _Standing) -> datetime:
+    """The first time that was not dealt with."""
+    if job.coming is None:
+        job.coming = entry.times.after(job.memo.seen)
+    return job.coming
 
 
 def _rank(status: int) -> int:

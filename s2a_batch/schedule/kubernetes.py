@@ -6,6 +6,7 @@ Invariant: texts stand as JSON strings, which YAML reads as they are.
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from s2a_batch.cron import Cron
     from s2a_batch.schedule.units import Unit
 
+_HIDDEN: Final = re.compile(r"://[^/\s\"']*@|://[^\s\"']*\?[^\s\"']*(key|token|secret|sig|pass)", re.IGNORECASE)
 _A_DAY: Final = 86_400
 _LEAST_S: Final = 60  # the controller looks every 10 s
 
@@ -80,8 +82,8 @@ spec:
 
 def _cronjob(unit: Unit) -> str:
     schedule, job = unit.job.schedule, unit.job
-    if job.model_dump(mode="json", by_alias=True) != job.effective():
-        raise JobError(f"{unit.file}: an address in it holds a password, which the ConfigMap would show to others")
+    if _HIDDEN.search(unit.text):
+        raise JobError(f"{unit.file}: an address in it holds a password or a key, which the ConfigMap would show")
     for place in (job.input, job.output):
         below = unit.local / str(place)
         if not below.is_relative_to(unit.local):
