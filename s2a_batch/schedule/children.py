@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from s2a_batch.schedule.roster import Entry
 
-_MARGIN_S: Final = 15.0  # after the drain: the last sync, run.json, a hook
+MARGIN_S: Final = 15.0  # after the drain: the last sync, run.json, a hook
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,13 @@ def command(entry: Entry) -> list[str]:
     return [sys.executable, "-m", "s2a_batch", "run", str(entry.path), "--quiet"]
 
 
-async def execute(entry: Entry, orders: Orders) -> Ended:
+async def execute(entry: Entry, orders: Orders, margin_s: float = MARGIN_S) -> Ended:
     """Run the job to its end.
+
+    Args:
+        entry: The job.
+        orders: Whether it shall stop.
+        margin_s: How long after the job's drain time it is killed.
 
     Cancelled, it kills the child and what that started. Raises OSError when no process can be started.
     """
@@ -63,7 +68,7 @@ async def execute(entry: Entry, orders: Orders) -> Ended:
         timed_out = not orders.stop.is_set()
         with suppress(ProcessLookupError):
             process.terminate()
-        with anyio.move_on_after(entry.drain_s + _MARGIN_S):
+        with anyio.move_on_after(entry.drain_s + margin_s):
             await orders.kill.wait()
         _kill(process)
 

@@ -19,13 +19,13 @@ from zoneinfo import ZoneInfo
 from s2a_batch import jobfile
 from s2a_batch.cron import parse
 from s2a_batch.errors import JobError
+from s2a_batch.schedule.children import MARGIN_S
 
 if TYPE_CHECKING:
     from s2a_batch.cron import Cron
     from s2a_batch.job import Job
 
 Form = Literal["systemd", "cron", "kubernetes"]
-STOP_S: Final = 15  # after the drain: the last sync, run.json, a hook
 _NAME_CHARS: Final = 40
 
 
@@ -56,7 +56,7 @@ class Unit:
     @property
     def stop_s(self) -> int:
         """How long a stopped run may take."""
-        return int(-(-self.job.retry.drain_s // 1)) + STOP_S
+        return int(-(-self.job.retry.drain_s // 1)) + int(MARGIN_S)
 
     @property
     def command(self) -> list[str]:
