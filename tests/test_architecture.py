@@ -27,8 +27,9 @@ HOMES = {
     "rapidfuzz": {"compared"},
     "jsonschema_rs": {"answers"},
     "rich": {"display", "progress"},
-    "typer": {"cli", "options", "results"},
-    "platformdirs": {"model_file"},
+    "typer": {"cli", "options", "results", "timing"},
+    "platformdirs": {"model_file", "memory"},
+    "apscheduler": {"times"},
     "xllamacpp": {"embedded"},
     "pyarrow": {"parquet"},
     "starlette": {"viewsite"},
@@ -119,7 +120,7 @@ def test_every_test_says_why_it_matters() -> None:
     [
         ["--version"],
         ["--help"],
-        *([command, "--help"] for command in ("run", "estimate", "compare", "export", "report", "view")),
+        *([command, "--help"] for command in ("run", "estimate", "compare", "export", "report", "view", "schedule")),
     ],
 )
 def test_help_loads_no_sdk(arguments: list[str]) -> None:
@@ -139,6 +140,7 @@ def test_help_loads_no_sdk(arguments: list[str]) -> None:
         "genai_prices",
         "pyarrow",
         "starlette",
+        "apscheduler",
     }
 
 

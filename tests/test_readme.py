@@ -178,7 +178,7 @@ def test_the_candy_example_comes_out_as_written(tmp_path: Path) -> None:
 def test_options_that_the_readme_names_exist() -> None:
     """A command that is copied from here must run."""
     shown = ""
-    for command in ("run", "show", "verify", "estimate", "export", "compare", "report", "view"):
+    for command in ("run", "show", "verify", "estimate", "export", "compare", "report", "view", "schedule"):
         done = subprocess.run(
             [sys.executable, "-m", "s2a_batch", command, "--help"],
             capture_output=True,

@@ -18,7 +18,7 @@ from s2a_batch.schedule.memory import Memo, Memory
 from s2a_batch.schedule.roster import Roster
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from s2a_batch.schedule.children import Orders
@@ -88,15 +88,14 @@ class World:
         parts = Parts(self.clock, self.execute, self.say, self.at_most, random.Random(1))  # noqa: S311  jitter
         return Keeper(self.roster, memory, parts)
 
-    async def keep(self, seconds: float, meanwhile: Callable[[Keeper], AsyncIterator[None]] | None = None) -> None:
+    async def keep(self, seconds: float, meanwhile: Callable[[Keeper], Awaitable[None]] | None = None) -> None:
         """Serve for so long, and stop."""
         with self.memory() as memory:
             keeper = self.keeper(memory)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(keeper.serve)
                 if meanwhile is not None:
-                    async for _ in meanwhile(keeper):
-                        pass
+                    await meanwhile(keeper)
                 else:
                     await anyio.sleep(seconds)
                 keeper.stop()
@@ -244,12 +243,12 @@ async def test_a_bad_job_file_is_said_once_and_again_when_it_changes(tmp_path: P
     (tmp_path / "base.toml").write_text("model = 'm'\nodd = 1\n")  # of which other jobs are made
     world = World(tmp_path)
 
-    async def meanwhile(_: Keeper) -> AsyncIterator[None]:
+    async def meanwhile(_: Keeper) -> None:
         await anyio.sleep(1_000)
         bad.write_text("cron = ")
         await anyio.sleep(1_000)
         write(tmp_path, "bad", "*/40 * * * *")
-        yield await anyio.sleep(900)
+        await anyio.sleep(900)
 
     await world.keep(0, meanwhile)
     told = [text for event, _, text in world.said if event == "bad_file"]
@@ -265,12 +264,12 @@ async def test_job_files_are_reread_and_a_run_goes_on_without_its_file(tmp_path:
     old = write(tmp_path, "old", "10 * * * *")
     world = World(tmp_path, takes={"old": 600})
 
-    async def meanwhile(keeper: Keeper) -> AsyncIterator[None]:
+    async def meanwhile(keeper: Keeper) -> None:
         await anyio.sleep(700)
         old.unlink()
         write(tmp_path, "new", "30 * * * *")
         keeper.reread()
-        yield await anyio.sleep(2 * 3_600)
+        await anyio.sleep(2 * 3_600)
 
     await world.keep(0, meanwhile)
     assert world.runs == [("old", 600, 1_200), ("new", 1_800, 1_801), ("new", 5_400, 5_401)]
@@ -282,10 +281,10 @@ async def test_a_changed_time_begins_nothing_that_its_new_rule_would_have_begun_
     write(tmp_path, "job", "30 13 * * *")
     world = World(tmp_path)
 
-    async def meanwhile(_: Keeper) -> AsyncIterator[None]:
+    async def meanwhile(_: Keeper) -> None:
         await anyio.sleep(3_600)
         write(tmp_path, "job", "15 12 * * *")
-        yield await anyio.sleep(3_600)
+        await anyio.sleep(3_600)
 
     await world.keep(0, meanwhile)
     assert not world.runs
@@ -301,14 +300,14 @@ async def test_a_clock_that_is_set_forward_costs_half_a_minute_and_one_set_back_
     write(tmp_path, "job", "0 18 * * *")
     world = World(tmp_path)
 
-    async def meanwhile(_: Keeper) -> AsyncIterator[None]:
+    async def meanwhile(_: Keeper) -> None:
         await anyio.sleep(100)
         world.shift = timedelta(hours=7)  # a suspend until past 19:00
         await anyio.sleep(100)
         assert len(world.begins("job")) == 1
         assert world.begins("job")[0] <= 131
         world.shift = timedelta(hours=5, minutes=50)  # 17:53
-        yield await anyio.sleep(3_600)
+        await anyio.sleep(3_600)
 
     await world.keep(0, meanwhile)
     assert len(world.runs) == 1
