@@ -373,3 +373,28 @@ async def test_two_schedulers_do_not_share_a_memory(tmp_path: Path) -> None:
         pass
     with world.memory():
         pass
+
+
+async def test_a_wait_that_outlasts_the_grace_is_said_to_be_skipped(tmp_path: Path) -> None:
+    """A time that is in the log as waiting, and then nowhere, has whoever reads it search for a bug."""
+    write(tmp_path, "slow", "*/10 * * * *", misfire_grace_s=300)
+    world = World(tmp_path, takes={"slow": 1_150})
+    await world.keep(2_390)
+    assert world.begins("slow") == [600, 1_800]
+    assert [event for event in world.events() if event in ("late", "skip", "begin")] == [
+        "begin",
+        "late",
+        "skip",
+        "begin",
+    ]
+
+
+async def test_a_place_that_answers_with_an_error_takes_no_job_along(tmp_path: Path) -> None:
+    """A network disk that is away for an hour has not removed any job, and must not end the scheduler."""
+    write(tmp_path, "job", "*/10 * * * *")
+    sound = Roster([tmp_path])
+    sound.look()
+    odd = Roster([tmp_path, tmp_path / ("x" * 300)])  # a name that no file system looks up
+    odd.entries = sound.entries
+    assert odd.look(anew=True).text == ""
+    assert [entry.path.stem for entry in odd.entries.values()] == ["job"]

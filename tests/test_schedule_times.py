@@ -7,7 +7,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from s2a_batch.cron import parse
@@ -142,6 +142,10 @@ zones = st.sampled_from(sorted(CHANGES))
 
 
 @settings(max_examples=60)
+@example("*/15", "*", ("6", "*"), "America/Santiago", True)  # its day begins with the gap
+@example("*/30", "0", ("*", "*"), "Europe/Berlin", True)  # the night after
+@example("*/30", "0", ("*", "*"), "Europe/Berlin", False)
+@example("10,35", "*/2", ("*", "*"), "Australia/Lord_Howe", True)
 @given(minutes, hours, day_fields, zones, st.booleans())
 def test_the_times_are_those_that_a_look_at_every_minute_finds(
     minute: str, hour: str, day: tuple[str, str], zone: str, forward: bool

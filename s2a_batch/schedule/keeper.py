@@ -33,6 +33,7 @@ _TICK_S: Final = 30.0
 _LATE_S: Final = 60.0  # a time that is begun by then was not missed
 _FAR: Final = timedelta(days=1)  # no clock is set back by more in good order
 _EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_CUT: Final = (129, 130, 143)  # a drain that left something pending
 _ORDER: Final = (0, 4, 1, 129, 130, 143, 3, 2)  # of exit statuses, the worst last; others are worse still
 
 
@@ -202,12 +203,11 @@ class Keeper:
     def _begin_one(self, tasks: TaskGroup, path: Path, entry: Entry, job: _Standing) -> None:
         now = self._parts.clock()
         late_s = (now - job.begin).total_seconds()
-        skip = entry.schedule.misfire == "skip"
-        most_s = entry.schedule.misfire_grace_s or (_LATE_S if skip else math.inf)
+        most_s = entry.schedule.misfire_grace_s or (_LATE_S if entry.schedule.misfire == "skip" else math.inf)
         due = entry.shown(job.due or now)
-        if late_s > most_s or (skip and job.orders is not None):
+        if late_s > most_s:
             why = "its earlier run still goes" if job.orders is not None else f"{span(late_s)} late"
-            self._tell(job, "over", "skip", entry.name, f"skipped the time {due}: {why}")
+            self._tell(job, "skip", "skip", entry.name, f"skipped the time {due}: {why}")
             if job.orders is None:
                 job.told.clear()
             self._settle(path, entry, job, opened=job.orders is not None)
@@ -250,7 +250,7 @@ class Keeper:
         self._parts.say("end", entry.name, f"{text}; {span(seconds)}", status=ended.status, seconds=round(seconds, 1))
         job.orders = None
         job.told.clear()
-        job.memo = replace(job.memo, open=orders.stop.is_set() and ended.status != 0)
+        job.memo = replace(job.memo, open=orders.stop.is_set() and (ended.status < 0 or ended.status in _CUT))
         self._memory.put(path, job.memo)
         self._statuses.append(ended.status)
         self._wake.set()

@@ -82,17 +82,17 @@ class Roster:
                 raise JobError(f"{place}: no such file or directory; expected job files (.toml), or where they are")
 
     def look(self, *, anew: bool = False) -> News:
-        """Read what changed since the last look; `anew`: all of it."""
-        before, told = dict(self.entries), {} if anew else dict(self.faults)
-        files = self._files()
-        for path in self.entries.keys() | self.faults.keys():
-            if path not in files:
-                self._forget(path)
-        for path, look in files.items():
-            if anew or self._looks.get(path) != look:
-                self._forget(path)
-                self._looks[path] = look
-                self._read(path)
+        """Read all files again if one of them changed (jobs may share settings), cannot be used, or with `anew`."""
+        try:
+            files = self._files()
+        except OSError:  # a network disk that is away for a while
+            return News()
+        if not (anew or self.faults or files != self._looks):
+            return News()
+        before, told = self.entries, {} if anew else self.faults
+        self.entries, self.faults, self._looks = {}, {}, files
+        for path in files:
+            self._read(path)
         now = self.entries
         return News(
             added=tuple(now[path].name for path in now if path not in before),
@@ -102,11 +102,6 @@ class Roster:
             removed=tuple(before[path].name for path in before if path not in now and path not in self.faults),
             bad=tuple((path, why) for path, why in self.faults.items() if told.get(path) != why),
         )
-
-    def _forget(self, path: Path) -> None:
-        self.entries.pop(path, None)
-        self.faults.pop(path, None)
-        self._looks.pop(path, None)
 
     def _files(self) -> dict[Path, tuple[int, ...]]:
         """Each job file with what tells whether it changed."""

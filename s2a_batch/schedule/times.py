@@ -1,15 +1,16 @@
 """When a job's times come: a crontab expression in a time zone, as instants.
 
 Knows APScheduler, for its triggers. They are given plain numbers, as their crontab counts weekdays from Monday, takes
-day *and* weekday, and drops the step of `mon-fri/2`; and a clock without changes wherever a time of day is meant, as
-their `30 2 * * *` comes twice in the night that has 2:30 twice, and an hour late in the night that has none.
+day *and* weekday, and drops the step of `mon-fri/2`; and a clock without changes, on which the zone's is laid here: in
+a zone their `30 2 * * *` comes twice in the night that has 2:30 twice, an hour late in the night that has none, and
+`*/30 0 * * *` not at all on the day after that night.
 Invariants: an expression without `*` in minute and hour comes once for each of its times of day: the first time where
 that comes twice, at the end of the gap where it does not come at all. One with `*` comes whenever the clock shows it.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from apscheduler.triggers.combining import OrTrigger
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from s2a_batch.cron import Cron
 
 _TINY: Final = timedelta(microseconds=1)
+_DAY: Final = timedelta(days=1)
 _FIRST_LOOK: Final = timedelta(minutes=1)
 
 
@@ -33,7 +35,7 @@ class Times:
     def __init__(self, expression: str, zone: ZoneInfo) -> None:
         self.cron = parse(expression)
         self.zone = zone
-        self._trigger = _trigger(self.cron, zone if self.cron.flowing else UTC)
+        self._trigger = _trigger(self.cron)
 
     def after(self, moment: datetime) -> datetime:
         """The first time after a moment."""
@@ -52,13 +54,31 @@ class Times:
             look *= 2
 
     def _flowing(self, moment: datetime) -> Iterator[datetime]:
+        offset = self._offset(moment)
+        begin, wall = moment, moment + offset
         while True:
-            shown = self._next(moment.astimezone(self.zone))
-            moment = self._instant(shown.replace(tzinfo=None), shown.fold)
-            if moment.astimezone(self.zone).replace(tzinfo=None) == shown.replace(tzinfo=None):
-                yield moment
-            else:  # a time that no clock shows: the gap's end may itself be one
-                moment -= _TINY
+            shown = self._next(wall)
+            found = shown - offset
+            if self._offset(found) == offset:
+                yield found
+                begin, wall = found, shown
+            else:  # the clocks change before it
+                begin = self._change(begin, found, offset)
+                offset = self._offset(begin)
+                wall = begin + offset - _TINY
+
+    def _change(self, begin: datetime, end: datetime, offset: timedelta) -> datetime:
+        """The first instant at which the offset is another one, to the second."""
+        while begin + _DAY < end and self._offset(begin + _DAY) == offset:
+            begin += _DAY
+        end = min(end, begin + _DAY)
+        while end - begin > timedelta(seconds=1):
+            middle = begin + (end - begin) / 2
+            begin, end = (middle, end) if self._offset(middle) == offset else (begin, middle)
+        return end.replace(microsecond=0)
+
+    def _offset(self, moment: datetime) -> timedelta:
+        return moment.astimezone(self.zone).utcoffset() or timedelta()
 
     def _by_day(self, moment: datetime) -> Iterator[datetime]:
         wall = moment.astimezone(self.zone).replace(tzinfo=UTC)
@@ -73,29 +93,22 @@ class Times:
             raise OverflowError("the calendar ends")
         return found
 
-    def _instant(self, wall: datetime, fold: int = 0) -> datetime:
-        """When a clock on the wall shows this (for the first time, or fold 1: the second), or the end of its gap."""
-        found = wall.replace(tzinfo=self.zone, fold=fold).astimezone(UTC)
+    def _instant(self, wall: datetime) -> datetime:
+        """When a clock on the wall first shows this, or the end of the gap that holds it."""
+        found = wall.replace(tzinfo=self.zone, fold=0).astimezone(UTC)
         if found.astimezone(self.zone).replace(tzinfo=None) == wall:
             return found
-        # In a gap, fold 0 counts by the offset before it and fold 1 by the one after it: the gap ends in between.
-        before, after = (wall.replace(tzinfo=self.zone, fold=n).astimezone(UTC) for n in (1, 0))
-        offset = before.astimezone(self.zone).utcoffset()
-        while after - before > timedelta(seconds=1):
-            middle = before + (after - before) / 2
-            if middle.astimezone(self.zone).utcoffset() == offset:
-                before = middle
-            else:
-                after = middle
-        return after.replace(microsecond=0)
+        # In a gap, fold 0 counts by the offset before it and fold 1 by the one after it: the gap lies in between.
+        before = wall.replace(tzinfo=self.zone, fold=1).astimezone(UTC)
+        return self._change(before, found, self._offset(before))
 
 
-def _trigger(cron: Cron, zone: tzinfo) -> CronTrigger | OrTrigger:
+def _trigger(cron: Cron) -> CronTrigger | OrTrigger:
     shared = {"minute": cron.minutes, "hour": cron.hours, "month": cron.months}
     days, weekdays = {"day": cron.days}, {"day_of_week": tuple((n - 1) % 7 for n in cron.weekdays)}
     alternatives = [days, weekdays] if cron.either else [days | weekdays]
     triggers = [
-        CronTrigger(**{name: ",".join(map(str, values)) for name, values in (shared | part).items()}, timezone=zone)
+        CronTrigger(**{name: ",".join(map(str, values)) for name, values in (shared | part).items()}, timezone=UTC)
         for part in alternatives
     ]
     return triggers[0] if len(triggers) == 1 else OrTrigger(triggers)
