@@ -153,13 +153,14 @@ def test_no_password_goes_into_a_config_map(folder: Path, address: str) -> None:
         assert not {"pw@", "abc"} & set(run(job.parent, "schedule", "--print", form, job.name).out.split())
 
 
-def test_a_volume_holds_all_that_a_job_writes(folder: Path) -> None:
+@pytest.mark.parametrize("output", ["/elsewhere/out", "../out"])
+def test_a_volume_holds_all_that_a_job_writes(folder: Path, output: str) -> None:
     """A result in the container's own file system is gone with it."""
     job = odd_job(folder)
-    job.write_text(job.read_text().replace('output = "out"', 'output = "/elsewhere/out"'))
+    job.write_text(job.read_text().replace('output = "out"', f'output = "{output}"'))
     done = run(job.parent, "schedule", "--print", "kubernetes", job.name)
     assert done.status == 2
-    assert "/elsewhere/out: lies outside" in done.err
+    assert f"{output}: lies outside" in done.err
 
 
 def test_the_line_of_the_crontab_runs_the_job_with_next_to_no_environment(

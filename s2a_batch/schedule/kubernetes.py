@@ -6,8 +6,10 @@ Invariant: texts stand as JSON strings, which YAML reads as they are.
 from __future__ import annotations
 
 import json
+import os
 import re
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch import __version__
@@ -15,8 +17,6 @@ from s2a_batch.errors import JobError
 from s2a_batch.schedule.units import days, left_out, seconds
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from s2a_batch.cron import Cron
     from s2a_batch.schedule.units import Unit
 
@@ -48,6 +48,10 @@ def fields(cron: Cron, file: Path) -> str:
 
 def _listed(values: tuple[int, ...], whole: int) -> str:
     return "*" if len(values) == whole else ",".join(map(str, values))
+
+
+def _quoted(value: str | list[str]) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _config(unit: Unit) -> str:
@@ -84,25 +88,20 @@ def _cronjob(unit: Unit) -> str:
     schedule, job = unit.job.schedule, unit.job
     if _HIDDEN.search(unit.text):
         raise JobError(f"{unit.file}: an address in it holds a password or a key, which the ConfigMap would show")
-    for place in (job.input, job.output):
-        below = unit.local / str(place)
-        if not below.is_relative_to(unit.local):
+    for place in (str(job.input), str(job.output)):
+        if "://" not in place and not Path(os.path.normpath(unit.local / place)).is_relative_to(unit.local):
             raise JobError(f"{place}: lies outside of {unit.local}, which becomes the volume; move it there")
     late_s = schedule.misfire_grace_s or (_LEAST_S if schedule.misfire == "skip" else _A_DAY)
     limit = "" if schedule.timeout_s is None else f"      activeDeadlineSeconds: {seconds(schedule.timeout_s)}\n"
     jitter = "# A CronJob has no jitter: schedule.jitter_s is left out.\n" if schedule.jitter_s else ""
-    image = unit.image or f"s2a-batch:{__version__}"
-    to_set = "" if unit.image else "  # to be set: an image of yours that has s2a-batch installed; or --image"
-    command = ["s2a-batch", "run", str(unit.file), "--quiet"]
-    quote = json.dumps
     return f"""\
 {left_out(unit, "Kubernetes")}{jitter}apiVersion: batch/v1
 kind: CronJob
 metadata:
   name: {unit.name}
 spec:
-  schedule: {quote(fields(unit.cron, unit.file))}
-  timeZone: {quote(schedule.timezone)}
+  schedule: {_quoted(fields(unit.cron, unit.file))}
+  timeZone: {_quoted(schedule.timezone)}
   concurrencyPolicy: Forbid
   startingDeadlineSeconds: {max(_LEAST_S, int(seconds(late_s)))}
   successfulJobsHistoryLimit: 3
@@ -111,7 +110,15 @@ spec:
     spec:
       # No second try by Kubernetes: after exit 3 it would spend a budget again. The next run goes on.
       backoffLimit: 0
-{limit}      template:
+{limit}{_pod(unit)}"""
+
+
+def _pod(unit: Unit) -> str:
+    image = unit.image or f"s2a-batch:{__version__}"
+    to_set = "" if unit.image else "  # to be set: an image of yours that has s2a-batch installed; or --image"
+    command = ["s2a-batch", "run", str(unit.file), "--quiet"]
+    return f"""\
+      template:
         spec:
           restartPolicy: Never
           terminationGracePeriodSeconds: {unit.stop_s}
@@ -124,9 +131,9 @@ spec:
             seccompProfile: {{type: RuntimeDefault}}
           containers:
             - name: run
-              image: {quote(image)}{to_set}
-              command: {quote(command, ensure_ascii=False)}
-              workingDir: {quote(str(unit.folder), ensure_ascii=False)}
+              image: {_quoted(image)}{to_set}
+              command: {_quoted(command)}
+              workingDir: {_quoted(str(unit.folder))}
               env:
                 - {{name: HOME, value: /tmp}}
                 - {{name: LC_ALL, value: C.UTF-8}}
@@ -139,10 +146,10 @@ spec:
                 capabilities: {{drop: [ALL]}}
               volumeMounts:
                 - name: data
-                  mountPath: {quote(str(unit.folder), ensure_ascii=False)}
+                  mountPath: {_quoted(str(unit.folder))}
                 - name: job
-                  mountPath: {quote(str(unit.file), ensure_ascii=False)}
-                  subPath: {quote(unit.file.name, ensure_ascii=False)}
+                  mountPath: {_quoted(str(unit.file))}
+                  subPath: {_quoted(unit.file.name)}
                   readOnly: true
                 - name: tmp
                   mountPath: /tmp
