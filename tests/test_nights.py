@@ -85,7 +85,7 @@ class House:
     def _run(self, night: int, words: list[str]) -> Done:
         if night == KILL:
             program = start(self.folder, *words)
-            self.up.wait_until(lambda seen: seen.answered >= 6)
+            self.up.wait_until(lambda seen: seen.answered >= 6, 60)
             program.kill()
             return program.wait()
         if night == FULL:

@@ -191,15 +191,13 @@ def test_what_cannot_be_scheduled_is_refused_in_words(folder: Path, words: list[
 
 def test_two_schedulers_with_one_memory_exit_4(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
     """As a run does when another holds its directory: a timer that comes again too soon is no fault."""
-    up = upstream({"rules": [{"replies": [{"hang_s": 100}]}]})
-    write_job(folder, up)
+    write_job(folder, upstream({}))
+    (folder / "state.json").unlink()  # nothing is due
     with running(folder, "schedule", ".", "--state", "state.json") as program:
-        until(program, "begins for")
+        until(program, "keeps the times of 1: job.toml")
         assert run(folder, "schedule", ".", "--once", "--state", "state.json").status == 4
         program.send(signal.SIGTERM)
-        until(program, "SIGTERM: waits")
-        program.send(signal.SIGTERM)
-        assert program.wait().status in (0, 143), "its run was still starting, or not"
+        assert program.wait().status == 0
 
 
 def test_list_shows_the_coming_times_in_the_zone_of_the_job(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:

@@ -51,10 +51,7 @@ def keep(places: Sequence[Path], state: Path | None, at_most: int, form: Literal
         raise JobError("\n".join(roster.faults.values()) or "no job here has a [schedule] with a cron expression")
     with Memory(state, lambda text: log.say("state", "", text)) as memory:
         keeper = Keeper(roster, memory, Parts(_now, children.execute, log.say, at_most))
-        if not once:
-            names = ", ".join(entry.name for entry in roster.entries.values())
-            log.say("start", "", f"keeps the times of {len(roster.entries)}: {names}")
-        return anyio.run(_keep, keeper, log.say, once)
+        return anyio.run(_keep, keeper, log.say, [entry.name for entry in roster.entries.values()], once)
 
 
 def coming(places: Sequence[Path], count: int = 3) -> str:
@@ -77,7 +74,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-async def _keep(keeper: Keeper, say: Say, once: bool) -> int:  # noqa: FBT001  anyio.run gives by place
+async def _keep(keeper: Keeper, say: Say, names: list[str], once: bool) -> int:  # noqa: FBT001  anyio.run gives by place
     received: list[int] = []
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with anyio.create_task_group() as tasks:
@@ -97,6 +94,7 @@ async def _keep(keeper: Keeper, say: Say, once: bool) -> int:  # noqa: FBT001  a
             if once:
                 status = await keeper.once()
             else:
+                say("start", "", f"keeps the times of {len(names)}: {', '.join(names)}")
                 status = 0
                 await keeper.serve()
             tasks.cancel_scope.cancel()

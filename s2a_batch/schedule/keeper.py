@@ -216,7 +216,7 @@ class Keeper:
         elif len(self.running) >= self._parts.at_most:
             self._tell(job, "turn", "wait", entry.name, f"the time {due} waits for {', '.join(self.running)}")
         else:
-            again = " again, its run was cut short" if job.memo.open and job.due == job.memo.seen else ""
+            again = "; again, its run was cut short" if job.memo.open and job.due == job.memo.seen else ""
             late = f", {span(late_s)} late" if late_s > _LATE_S else ""
             self._parts.say("begin", entry.name, f"begins for {due}{late}{again}", due=instant(job.due or now))
             job.told.clear()
