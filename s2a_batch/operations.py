@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, model_validator
 
 from s2a_batch.bounds import Positive, Table, fault
+from s2a_batch.cron import crontab
 from s2a_batch.freeform import Headers, HttpUrl, Variable
 
 
@@ -26,7 +27,7 @@ def _zone(name: str) -> str:
 class Schedule(Table):
     """When `s2a-batch schedule` runs the job, and what the units of `schedule --print` say."""
 
-    cron: str | None = Field(
+    cron: Annotated[str, AfterValidator(crontab)] | None = Field(
         default=None, description="Five fields: minute hour day month weekday. If not given: never."
     )
     timezone: Annotated[str, AfterValidator(_zone)] = Field(default="UTC", description="IANA name.")

@@ -11,13 +11,16 @@ import json
 import os
 import socket
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
+from zoneinfo import ZoneInfo
 
 from s2a_batch import credentials, setup
 from s2a_batch.errors import JobError, StopRun
 from s2a_batch.inspect import preview
 from s2a_batch.lock import is_locked
 from s2a_batch.prices import prices_of
+from s2a_batch.schedule.times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -202,7 +205,11 @@ def _metrics_faults(job: Job) -> Iterator[str]:
 
 def _schedule(report: Report, job: Job) -> None:
     if job.schedule.cron is not None:
-        report.add("ok", "schedule", f"{job.schedule.cron} ({job.schedule.timezone})")
+        zone, moment, shown = ZoneInfo(job.schedule.timezone), datetime.now(UTC), list[str]()
+        for _ in range(3):
+            moment = Times(job.schedule.cron, zone).after(moment)
+            shown.append(f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M %z}")
+        report.add("ok", "schedule", f"{job.schedule.cron} ({zone.key}): {', '.join(shown)}")
 
 
 async def _ask(report: Report, job: Job, environ: Mapping[str, str], say: Callable[[str], None]) -> None:

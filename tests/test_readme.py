@@ -179,7 +179,7 @@ def test_options_that_the_readme_names_exist() -> None:
     """A command that is copied from here must run."""
     shown = ""
     commands = ("run", "show", "verify", "estimate", "export", "compare", "report", "view", "status", "tune", "prune")
-    for command in (*commands, "init", "schema", "check"):
+    for command in (*commands, "init", "schema", "check", "schedule"):
         done = subprocess.run(
             [sys.executable, "-m", "s2a_batch", command, "--help"],
             capture_output=True,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch.commands import jobs, operate, results
+from s2a_batch.commands import jobs, operate, results, timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,4 +27,5 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     jobs.schema,
     jobs.check,
     operate.prune,
+    timing.schedule,
 )

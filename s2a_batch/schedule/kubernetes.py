@@ -1,0 +1,163 @@
+"""A job as a Kubernetes CronJob, with the job file as a ConfigMap and a volume for what it reads and writes.
+
+Invariant: texts stand as JSON strings, which YAML reads as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from s2a_batch import __version__
+from s2a_batch.errors import JobError
+from s2a_batch.schedule.units import days, left_out, seconds
+
+if TYPE_CHECKING:
+    from s2a_batch.cron import Cron
+    from s2a_batch.schedule.units import Unit
+
+_HIDDEN: Final = re.compile(r"://[^/\s\"']*@|://[^\s\"']*\?[^\s\"']*(key|token|secret|sig|pass)", re.IGNORECASE)
+_A_DAY: Final = 86_400
+_LEAST_S: Final = 60  # the controller looks every 10 s
+
+
+def files(unit: Unit) -> dict[str, str]:
+    """All objects in one file."""
+    return {f"{unit.name}.yaml": "---\n".join((_config(unit), _claim(unit), _cronjob(unit)))}
+
+
+def fields(cron: Cron, file: Path) -> str:
+    """The five fields as numbers: Kubernetes knows no weekday 7, and has `*/2` and a weekday as alternatives."""
+    alternatives = days(cron)
+    in_month, in_week = alternatives[0]
+    if len(alternatives) > 1:
+        in_week = alternatives[1][1]
+    elif in_month is not None and in_week is not None:
+        raise JobError(
+            f"{file}: in schedule.cron day and weekday must both fit, as one of them begins with *;"
+            " Kubernetes runs a job where either fits, so it cannot be said there"
+        )
+    times = (_listed(cron.minutes, 60), _listed(cron.hours, 24))
+    dates = ("*" if in_month is None else _listed(in_month, 31), _listed(cron.months, 12))
+    return " ".join((*times, *dates, "*" if in_week is None else _listed(in_week, 7)))
+
+
+def _listed(values: tuple[int, ...], whole: int) -> str:
+    return "*" if len(values) == whole else ",".join(map(str, values))
+
+
+def _quoted(value: str | list[str]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _config(unit: Unit) -> str:
+    name, lines = json.dumps(unit.file.name, ensure_ascii=False), unit.text.rstrip("\n").split("\n")
+    body = json.dumps(unit.text)
+    if all(line.isprintable() for line in lines) and not lines[0].startswith(" "):
+        body = "|\n" + textwrap.indent("\n".join(lines), "    ")
+    return f"""\
+# The job file. What it names by relative paths lies in the volume, as do its results.
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {unit.name}
+data:
+  {name}: {body}
+"""
+
+
+def _claim(unit: Unit) -> str:
+    return f"""\
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: {unit.name}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources:
+    requests:
+      storage: 10Gi
+"""
+
+
+def _cronjob(unit: Unit) -> str:
+    schedule, job = unit.job.schedule, unit.job
+    if _HIDDEN.search(unit.text):
+        raise JobError(f"{unit.file}: an address in it holds a password or a key, which the ConfigMap would show")
+    for place in (str(job.input), str(job.output)):
+        if "://" not in place and not Path(os.path.normpath(unit.local / place)).is_relative_to(unit.local):
+            raise JobError(f"{place}: lies outside of {unit.local}, which becomes the volume; move it there")
+    late_s = schedule.misfire_grace_s or (_LEAST_S if schedule.misfire == "skip" else _A_DAY)
+    limit = "" if schedule.timeout_s is None else f"      activeDeadlineSeconds: {seconds(schedule.timeout_s)}\n"
+    jitter = "# A CronJob has no jitter: schedule.jitter_s is left out.\n" if schedule.jitter_s else ""
+    return f"""\
+{left_out(unit, "Kubernetes")}{jitter}apiVersion: batch/v1
+kind: CronJob
+metadata:
+  name: {unit.name}
+spec:
+  schedule: {_quoted(fields(unit.cron, unit.file))}
+  timeZone: {_quoted(schedule.timezone)}
+  concurrencyPolicy: Forbid
+  startingDeadlineSeconds: {max(_LEAST_S, int(seconds(late_s)))}
+  successfulJobsHistoryLimit: 3
+  failedJobsHistoryLimit: 7
+  jobTemplate:
+    spec:
+      # No second try by Kubernetes: after exit 3 it would spend a budget again. The next run goes on.
+      backoffLimit: 0
+{limit}{_pod(unit)}"""
+
+
+def _pod(unit: Unit) -> str:
+    image = unit.image or f"s2a-batch:{__version__}"
+    to_set = "" if unit.image else "  # to be set: an image of yours that has s2a-batch installed; or --image"
+    command = ["s2a-batch", "run", str(unit.file), "--quiet"]
+    return f"""\
+      template:
+        spec:
+          restartPolicy: Never
+          terminationGracePeriodSeconds: {unit.stop_s}
+          automountServiceAccountToken: false
+          securityContext:
+            runAsNonRoot: true
+            runAsUser: 10001
+            runAsGroup: 10001
+            fsGroup: 10001
+            seccompProfile: {{type: RuntimeDefault}}
+          containers:
+            - name: run
+              image: {_quoted(image)}{to_set}
+              command: {_quoted(command)}
+              workingDir: {_quoted(str(unit.folder))}
+              env:
+                - {{name: HOME, value: /tmp}}
+                - {{name: LC_ALL, value: C.UTF-8}}
+              # Keys: kubectl create secret generic {unit.name} --from-literal=OPENAI_API_KEY=..
+              envFrom:
+                - secretRef: {{name: {unit.name}, optional: true}}
+              securityContext:
+                allowPrivilegeEscalation: false
+                readOnlyRootFilesystem: true
+                capabilities: {{drop: [ALL]}}
+              volumeMounts:
+                - name: data
+                  mountPath: {_quoted(str(unit.folder))}
+                - name: job
+                  mountPath: {_quoted(str(unit.file))}
+                  subPath: {_quoted(unit.file.name)}
+                  readOnly: true
+                - name: tmp
+                  mountPath: /tmp
+          volumes:
+            - name: data
+              persistentVolumeClaim: {{claimName: {unit.name}}}
+            - name: job
+              configMap: {{name: {unit.name}}}
+            - name: tmp
+              emptyDir: {{}}
+"""

@@ -1,0 +1,155 @@
+"""What has another scheduler run a job: what its units need to know, and the files that are written for each.
+
+Invariants: a unit says the job's times exactly or is refused with the reason; a path stands in it as that program reads
+paths, whatever signs it holds; no key is in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+from zoneinfo import ZoneInfo
+
+from s2a_batch import jobfile
+from s2a_batch.cron import parse
+from s2a_batch.errors import JobError
+from s2a_batch.schedule.children import MARGIN_S
+
+if TYPE_CHECKING:
+    from s2a_batch.cron import Cron
+    from s2a_batch.job import Job
+
+Form = Literal["systemd", "cron", "kubernetes"]
+_NAME_CHARS: Final = 40
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One job, and where it lies on the machine that runs it.
+
+    Attributes:
+        name: Of the units; letters, digits and hyphens.
+        file: The job file.
+        folder: The working directory.
+        local: The same, on this machine.
+        python: The interpreter that has this package.
+        text: What the job file says.
+        image: The container's image, where one is named.
+    """
+
+    name: str
+    job: Job
+    cron: Cron
+    file: Path
+    folder: Path
+    local: Path
+    python: Path
+    text: str
+    image: str | None = None
+
+    @property
+    def stop_s(self) -> int:
+        """How long a stopped run may take."""
+        return int(-(-self.job.retry.drain_s // 1)) + int(MARGIN_S)
+
+    @property
+    def command(self) -> list[str]:
+        """What runs the job."""
+        return [str(self.python), "-m", "s2a_batch", "run", str(self.file), "--quiet"]
+
+
+def files(form: Form, path: Path, root: Path | None, image: str | None) -> dict[str, str]:
+    """The units of a job by file name.
+
+    Args:
+        form: For which scheduler.
+        path: The job file.
+        root: Where the working directory lies on the machine that runs the job; None for this machine, as it is.
+        image: Of the container.
+
+    Raises:
+        JobError: The job has no schedule, or one that cannot be said there.
+    """
+    from s2a_batch.schedule import crontab, kubernetes, systemd  # noqa: PLC0415  they need `Unit`
+
+    unit = _unit(path, root, image)
+    write = {"systemd": systemd.files, "cron": crontab.files, "kubernetes": kubernetes.files}[form]
+    return write(unit)
+
+
+def printed(found: dict[str, str]) -> str:
+    """The files as one text, each under its name."""
+    return "\n".join(f"# file: {name}\n{text}" for name, text in found.items())
+
+
+def written(found: dict[str, str], folder: Path) -> str:
+    """Write the files into a directory, and return their paths, one a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in found.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return "".join(f"{folder / name}\n" for name in found)
+
+
+def _unit(path: Path, root: Path | None, image: str | None) -> Unit:
+    job = jobfile.load(path)
+    if job.schedule.cron is None:
+        raise JobError(f"{path}: schedule.cron is missing, so there is no time to print")
+    here, file = Path.cwd(), Path(os.path.abspath(path))  # noqa: PTH100  a link keeps its name
+    folder, python = here, Path(sys.executable)
+    if root is not None:
+        if not file.is_relative_to(here):
+            raise JobError(f"{path}: --root stands for the working directory, and the job file is not below it")
+        folder, file, python = root, root / file.relative_to(here), root / ".venv/bin/python"
+    for place in (file, folder, python):
+        if not str(place).isprintable():
+            raise JobError(f"{str(place)!r}: a path with a line end or a control sign cannot be said in a unit")
+        if not place.is_absolute():
+            raise JobError(f"{place}: --root must be an absolute path")
+    name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower())[:_NAME_CHARS].strip("-") or "job"
+    text = path.read_text("utf-8-sig")
+    return Unit(f"s2a-batch-{name}", job, parse(job.schedule.cron), file, folder, here, python, text, image)
+
+
+def days(cron: Cron) -> list[tuple[tuple[int, ...] | None, tuple[int, ...] | None]]:
+    """Alternatives of days and weekdays that must both fit; None for all."""
+    in_month = None if len(cron.days) == 31 else cron.days  # noqa: PLR2004  of a month
+    in_week = None if len(cron.weekdays) == 7 else cron.weekdays  # noqa: PLR2004  of a week
+    if not cron.either:
+        return [(in_month, in_week)]
+    return [(None, None)] if in_month is None or in_week is None else [(in_month, None), (None, in_week)]
+
+
+def left_out(unit: Unit, scheduler: str) -> str:
+    """A comment where a time of day comes at an hour that the clocks of its zone leave out, which this one skips."""
+    zone, day = ZoneInfo(unit.job.schedule.timezone), datetime.now(UTC).date()
+    for start in (datetime(day.year, day.month, day.day) + timedelta(days=n) for n in range(366)):  # noqa: DTZ001
+        if _offset(start, zone) >= _offset(start + timedelta(days=1), zone):
+            continue
+        for hour, minute in product(unit.cron.hours, unit.cron.minutes):
+            wall = start.replace(hour=hour, minute=minute)
+            if not unit.cron.flowing and wall != _there(wall, zone):
+                return (
+                    f"# In spring the clocks leave out {hour:02}:{minute:02}, and {scheduler} then runs nothing;"
+                    " the next run takes up all.\n"
+                )
+    return ""
+
+
+def _offset(wall: datetime, zone: ZoneInfo) -> timedelta:
+    return wall.replace(tzinfo=zone).utcoffset() or timedelta()
+
+
+def _there(wall: datetime, zone: ZoneInfo) -> datetime:
+    """What a clock shows at the instant that the wall time stands for."""
+    return wall.replace(tzinfo=zone).astimezone(UTC).astimezone(zone).replace(tzinfo=None)
+
+
+def seconds(value: float) -> str:
+    """Whole seconds, rounded up."""
+    return str(int(-(-value // 1)))
