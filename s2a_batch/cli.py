@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
@@ -179,8 +180,8 @@ def estimate(  # noqa: PLR0913  the command's options
     from s2a_batch.estimate import estimate as estimated
     from s2a_batch.estimate import survey
 
-    if output is None and sample is None and source.suffix != ".toml":
-        output = source.with_name(source.name + ".out")  # nothing is written
+    if output is None and sample is None and options.job_file(source) is None:
+        output = Path("estimate.out")  # nothing is written
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
     table = options.table_of(places, open_requests) | options.answer_table(answer, choice, source)
     job = options.load_job(source, table, setting)
@@ -226,13 +227,13 @@ def _sampled(job: Job, how: Options, found: Survey, screen: Screen) -> Estimate:
 def _dry_run(job: Job, how: Options, screen: Screen) -> None:
     import anyio
 
-    from s2a_batch import credentials
+    from s2a_batch import credentials, inputs
     from s2a_batch.inspect import dry_run
 
     for line in credentials.warnings(job):
         screen.say(line)
     found = anyio.run(functools.partial(dry_run, job, how, os.environ))
-    screen.preview(found, job.input)
+    screen.preview(found, inputs.told(job.input))
     if found.cut_short:
         raise typer.Exit(3)
     raise typer.Exit(1 if found.bad else 0)

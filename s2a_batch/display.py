@@ -92,14 +92,17 @@ class Screen:
         rows = [*_account(summary), *_remedies(summary), *_failures(output, summary.failed + summary.failed_before)]
         self._note(Text(_tame("\n".join([*rows, f"files in {output}{status}"]))))
 
-    def preview(self, found: Preview, path: Path) -> None:
-        """What a dry run found in the input at this path."""
-        for number, message in found.samples:
-            self._note(Text(_tame(f"{path} line {number}: {message}")))
+    def preview(self, found: Preview, name: str) -> None:
+        """What a dry run found in the input of this name."""
+        for place, message in found.samples:
+            self._note(Text(_tame(f"{name} line {place}: {message}" if place.isdigit() else f"{place}: {message}")))
         if more := found.bad.total() - len(found.samples):
             self._note(Text(f"and {more} more"))
+        for waiting in found.waiting:
+            self._note(Text(_tame(str(waiting))))
         counts = f"{found.lines} lines: {found.pending} pending, {found.done} done"
         counts += f", {found.bad.total()} bad ({_kinds(found.bad)})" if found.bad else ""
+        counts += f", {len(found.waiting)} unfinished" if found.waiting else ""
         asked = f"about {found.requests} requests, about {_tokens(found.prompt_tokens)} of prompts"
         self.out.print(Text(f"{counts}; {asked}"))
         if found.cut_short:

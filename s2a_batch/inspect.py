@@ -15,7 +15,7 @@ from s2a_batch import linefiles, resume, rundir, setup, source
 from s2a_batch.account import Totals
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.keys import KeyIndex
-from s2a_batch.records import BadLine, Known
+from s2a_batch.records import BadLine, Known, Waiting, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,8 @@ class Preview:
         pending: Records that a run would take up.
         done: Records that an earlier run of the same directory finished.
         bad: Faulty lines by reason.
-        samples: The first faulty lines: number and message.
+        samples: The first faulty lines: place and message.
+        waiting: Half last lines, as if still being written.
         requests: About how many a run would send now: without retries, and no more records than its limit.
         prompt_tokens: About how many the prompts of those records have.
         cut_short: Why the input could not be read to its end.
@@ -49,7 +50,8 @@ class Preview:
     pending: int = 0
     done: int = 0
     bad: Counter[str] = field(default_factory=Counter)
-    samples: list[tuple[int, str]] = field(default_factory=list)
+    samples: list[tuple[str, str]] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
     requests: int = 0
     prompt_tokens: int = 0
     cut_short: str | None = None
@@ -58,7 +60,7 @@ class Preview:
         """Count a faulty line; the first ones are kept."""
         self.bad[bad.kind] += 1
         if len(self.samples) < _SHOWN_BAD_LINES:
-            self.samples.append((bad.line, bad.message))
+            self.samples.append((place_of(bad.line, bad.file), bad.message))
 
 
 async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Preview:
@@ -79,6 +81,9 @@ async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Pre
                         found.done += record.lines
                         continue
                     found.lines += 1
+                    if isinstance(record, Waiting):
+                        found.waiting.append(record)
+                        continue
                     now = options.limit is None or taken < options.limit
                     taken += now
                     if isinstance(record, BadLine):

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, JsonValue, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, model_validator
 
+from s2a_batch import stores
 from s2a_batch.arms import Compare
 from s2a_batch.bounds import Limits, Retry, Table
 from s2a_batch.caps import Budget, Price
 from s2a_batch.forms import Fields
 from s2a_batch.freeform import Variable
+from s2a_batch.inputs import STDIN
 from s2a_batch.masking import masked_url
 from s2a_batch.operations import Hooks, Log, Metrics, Schedule, Telemetry
 from s2a_batch.stagejob import EMBEDDED, TWO_KEYS, AnswerJob, RewriteJob, StageJob, is_local
@@ -41,10 +43,34 @@ def _processes(value: object) -> object:
     raise ValueError(f"expected a whole number from 1 to {_MOST_PROCESSES}, or 'auto'")
 
 
+def _names(value: object) -> object:
+    names = tuple(value) if isinstance(value, list | tuple) else (value,)
+    found = tuple(str(name) if isinstance(name, Path) else name for name in names)
+    if not found or not all(isinstance(name, str) and name for name in found):
+        raise ValueError("expected a path, or a list of paths")
+    if STDIN in found and len(found) > 1:
+        raise ValueError("standard input ('-') goes alone")
+    return found
+
+
+def _as_given(names: tuple[str, ...]) -> str | list[str]:
+    """For `run.json`: a text for one; what may be secret in a URL is left out."""
+    shown = [stores.told(name) if stores.is_url(name) else name for name in names]
+    return shown[0] if len(shown) == 1 else shown
+
+
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_names, json_schema_input_type=str | list[str]),
+    PlainSerializer(_as_given, return_type=str | list[str], when_used="json"),
+]
+"""What an input is named by: files, patterns, directories, URLs, or `-`."""
+
+
 class Job(Table):
     """One job, complete and checked."""
 
-    input: Path
+    input: Names
     output: Path
     model: str | None = None
     base_url: str | None = Field(default=None, repr=False, description="May hold user and password.")
@@ -92,7 +118,7 @@ class Job(Table):
 
     @model_validator(mode="after")
     def _places(self) -> Job:
-        if self.output == self.input or self.output.is_file():
+        if self.output.is_file() or (str(self.output) in self.input and not self.output.is_dir()):
             raise ValueError(
                 f"output {self.output} is a file; it is the run's directory and must be new or one of ours"
             )

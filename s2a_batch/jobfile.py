@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from s2a_batch.errors import JobError
+from s2a_batch.inputs import anchored
 from s2a_batch.job import Job
 from s2a_batch.stagejob import read_bytes
 
@@ -86,13 +87,18 @@ def anchor(table: dict[str, JsonValue], folder: Path) -> None:
     answer, rewrite = table.get("answer"), table.get("rewrite")
     of_stage = ("api_key_file", "schema_file")
     for part, names in (
-        (table, ("input", "output", "rewrites", "api_key_file")),
+        (table, ("output", "rewrites", "api_key_file")),
         (rewrite, of_stage),
         (answer, of_stage),
     ):
         for name in names:
             if isinstance(part, dict) and isinstance(part.get(name), str):
                 part[name] = os.path.normpath(folder / Path(str(part[name])).expanduser())
+    given = table.get("input")
+    if isinstance(given, str):
+        table["input"] = anchored(given, folder)
+    elif isinstance(given, list):
+        table["input"] = [anchored(name, folder) if isinstance(name, str) else name for name in given]
     for part in (table, rewrite, answer):
         if isinstance(part, dict) and str(part.get("model", "")).endswith(".gguf"):
             part["model"] = os.path.normpath(folder / str(part["model"]))

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
     from s2a_batch.job import Job
 
-Source = Annotated[Path, typer.Argument(help="A job file (.toml), or an input (.jsonl, .jsonl.gz).")]
+Source = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE..",
+        help="A job file (.toml), or an input: .jsonl files (.gz, .zst), a directory, a URL, '-' for stdin.",
+    ),
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run's directory.")]
 Model = Annotated[str | None, typer.Option(help="Model of both stages; 'embedded', or a .gguf file.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of both stages; default: OpenAI's.")]
@@ -38,8 +44,8 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Take up dead 
 AcceptChanges = Annotated[bool, typer.Option("--accept-changes", help="Resume with changed settings.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Set an earlier run aside and start anew.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print nothing when all is well.")]
-ExportInput = Annotated[
-    Path | None, typer.Argument(metavar="[INPUT]", help="The input; default: the one that run.json names.")
+Inputs = Annotated[
+    list[str] | None, typer.Argument(metavar="[INPUT..]", help="The input; default: the one that run.json names.")
 ]
 ExportFile = Annotated[Path, typer.Option("-o", "--output", help="A file to write; .gz packs it; '-': stdout.")]
 ExportForm = Annotated[
@@ -80,19 +86,27 @@ def _count(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def load_job(source: Path, table: dict[str, JsonValue], settings: list[str] | None) -> Job:
+def job_file(source: list[str]) -> Path | None:
+    """The job file that a command was given; None: it was given an input."""
+    files = [name for name in source if name.endswith(".toml")]
+    if files and len(source) > 1:
+        raise JobError(f"{files[0]}: a job file goes alone; it names the input itself")
+    return Path(files[0]) if files else None
+
+
+def load_job(source: list[str], table: dict[str, JsonValue], settings: list[str] | None) -> Job:
     """The job of a file or an input, under what the options say; `JobError` names every fault."""
     from s2a_batch import jobfile
 
     for text in settings or ():
         table = jobfile.with_setting(table, text)
-    if source.suffix == ".toml":
-        return jobfile.load(source, table)
-    return jobfile.build({"input": str(source), **table}, "command line")
+    if (path := job_file(source)) is not None:
+        return jobfile.load(path, table)
+    return jobfile.build({"input": list(source), **table}, "command line")
 
 
 def job_maker(
-    source: Path, table: dict[str, JsonValue], settings: list[str] | None
+    source: list[str], table: dict[str, JsonValue], settings: list[str] | None
 ) -> Callable[[dict[str, JsonValue]], Job]:
     """Makes the job of `load_job` anew, with further keys that win over all others."""
     from s2a_batch import jobfile
@@ -102,9 +116,9 @@ def job_maker(
     return lambda keys: load_job(source, jobfile.merge(table, keys), None)
 
 
-def answer_table(answer: str | None, choices: list[str] | None, source: Path) -> dict[str, JsonValue]:
+def answer_table(answer: str | None, choices: list[str] | None, source: list[str]) -> dict[str, JsonValue]:
     """The [answer] table that --answer and --choice stand for."""
-    if answer == "choice" and not choices and source.suffix != ".toml":
+    if answer == "choice" and not choices and job_file(source) is None:
         raise JobError("--answer choice needs its options: --choice yes --choice no")
     found: dict[str, JsonValue] = {}
     if answer is not None:

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.to_thread
 
-from s2a_batch import source
+from s2a_batch import inputs, source
 from s2a_batch.dealer import Dealer
-from s2a_batch.errors import BudgetError, OutputError, StopRun
+from s2a_batch.errors import BudgetError, Drained, OutputError, StopRun
 from s2a_batch.fleet import Fleet
 from s2a_batch.flow import Alone, Fingerprints, Front
 from s2a_batch.keys import KeyIndex
 from s2a_batch.ledger import Ledger
-from s2a_batch.records import Known
+from s2a_batch.records import Known, Waiting
 from s2a_batch.report import Tally
 from s2a_batch.resume import Resume, check_paths
 from s2a_batch.rewrites import FinishedRewrites
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from s2a_batch.limits import Limiter
     from s2a_batch.resume import Options
 
+_MOST_TOLD: Final = 5  # of a directory of many files that are all being written
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -121,7 +122,7 @@ class _Worker:
         self._signal: int | None = None
         self._read_all = False
         self._prepared = False
-        self._taken = self._met = 0
+        self._taken = self._met = self._unfinished = 0
         self._done_before = 0
 
     async def run(
@@ -169,25 +170,38 @@ class _Worker:
 
     async def _pending(self) -> AsyncGenerator[Pending]:
         """The input's records that have no result yet, counted as they are read."""
-        with suppress(OSError):
-            self._tally.total_bytes = (await anyio.Path(self._job.input).stat()).st_size or None  # a pipe has none
-        job, reached = self._job, self._tally.reached
-        async with aclosing(source.records(job.input, job.fields, self._resume.keys, reached=reached)) as found:
-            async for record in found:
-                if isinstance(record, Known):
-                    self._tally.skip(record)
-                else:
-                    self._tally.read()
-                    if self._drain.is_set() or self._taken == self._options.limit:
+        with suppress(Drained):
+            found = await inputs.find(self._job.input, self._drain)
+            self._tally.total_bytes = found.size_bytes
+            keys, reached = self._resume.keys, self._tally.reached
+            reading = source.records(found, self._job.fields, keys, reached=reached, drain=self._drain)
+            async with aclosing(reading) as records:
+                async for record in records:
+                    if isinstance(record, Known):
+                        self._tally.skip(record)
+                    elif isinstance(record, Waiting):
+                        self._leave(record)
+                    else:
+                        self._tally.read()
+                        if self._drain.is_set() or self._taken == self._options.limit:
+                            return
+                        self._met += 1
+                        if self._met % self._options.every == 0:
+                            self._taken += 1
+                            yield record
+                    # A budget may have sufficed, which only a record that is still pending disproves.
+                    if self._drain.is_set() and (self._signal or not isinstance(self._fault, BudgetError)):
                         return
-                    self._met += 1
-                    if self._met % self._options.every == 0:
-                        self._taken += 1
-                        yield record
-                # A budget may have sufficed, which only a record that is still pending disproves.
-                if self._drain.is_set() and (self._signal or not isinstance(self._fault, BudgetError)):
-                    return
-        self._read_all = True
+            if self._unfinished > _MOST_TOLD:
+                self._say(f"and {self._unfinished - _MOST_TOLD} more unfinished last lines")
+            self._read_all = True
+
+    def _leave(self, unfinished: Waiting) -> None:
+        """Half a line stays pending, with a word about it."""
+        self._tally.read()
+        self._unfinished += 1
+        if self._unfinished <= _MOST_TOLD:
+            self._say(str(unfinished))
 
     def _note_opened(self, limiters: tuple[Limiter, ...]) -> None:
         self._live.limiters = limiters

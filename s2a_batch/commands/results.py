@@ -42,7 +42,7 @@ def compare(  # noqa: PLR0913  the command's options
     make = options.job_maker(source, options.table_of(table, open_requests), setting)
     how = Options(limit, 1, retry_failed, accept_changes, fresh)
     audience = Audience(screen.say, screen.watch, screen.finished)
-    exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)
+    exit_status, text = compare_and_report(make, Path(source[0]).parent, how, audience, html, as_json=as_json)
     sys.stdout.write(text)
     raise typer.Exit(exit_status)
 
@@ -50,7 +50,7 @@ def compare(  # noqa: PLR0913  the command's options
 def export(  # noqa: PLR0913  the command's options
     directory: Annotated[Path, typer.Argument(help="A run's directory.")],
     output: options.ExportFile,
-    source: options.ExportInput = None,
+    source: options.Inputs = None,
     form: options.ExportForm = None,
     fields: options.ExportFields = None,
     status: options.ExportStatus = "all",
@@ -127,9 +127,7 @@ def show(
 
 def verify(
     directory: Annotated[Path, typer.Argument(help="A run's directory.")],
-    source: Annotated[
-        Path | None, typer.Argument(metavar="[INPUT]", help="The input; default: the one that run.json names.")
-    ] = None,
+    source: options.Inputs = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Prove that each input line has exactly one result, and repair what a crash left.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from s2a_batch import linefiles, rundir
+from s2a_batch import inputs, linefiles, rundir
 from s2a_batch.caps import Budget
 from s2a_batch.compare import htmlpage, matching, plan
 from s2a_batch.compare.purse import Purse
@@ -87,8 +87,9 @@ def compare(
     """
     base = make({})
     check_paths(base)
-    if not base.input.is_file():
-        raise JobError(f"{base.input}: is no file; a comparison reads its input once for each arm and once more")
+    for name in base.input:
+        if not inputs.is_lasting(name):
+            raise JobError(f"{name}: a pipe; a comparison reads its input once for each arm and once more")
     arms, judge = plan.plan(base, make, folder), plan.judge_job(base)
     running = [arm for arm in arms if arm.same_as is None]
     jobs = [*(arm.job for arm in running), *([] if judge is None else [judge])]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeAlias
 from s2a_batch import linefiles, rundir, source
 from s2a_batch.keys import KeyIndex
 from s2a_batch.prices import prices_of
-from s2a_batch.records import BadLine, Known, Record, Usage
+from s2a_batch.records import BadLine, Known, Record, Usage, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -188,7 +188,7 @@ async def match(job: Job, shelves: Sequence[Shelf], limit: int | None) -> AsyncG
                 if number == limit:
                     return
                 number += 1
-                if not isinstance(record, Known):
+                if not isinstance(record, Known | Waiting):
                     yield _matched(record, shelves)
 
 
@@ -225,7 +225,7 @@ async def pending(job: Job, limit: int | None, *, retry_failed: bool, fresh: boo
                 if number == limit:
                     break
                 number += 1
-                left += not isinstance(record, Known) and done.done_as(record.key) is None
+                left += not isinstance(record, Known | Waiting) and done.done_as(record.key) is None
     return left
 
 
