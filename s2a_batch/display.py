@@ -236,11 +236,11 @@ def _remedies(summary: Summary) -> list[str]:
 
 def _failures(directory: Path, failed: int) -> list[str]:
     """Where failed records are, how to look at one, how to ask again."""
-    line = inspect.first_failed(directory) if failed else None
-    if line is None:
+    first = inspect.first_failed(directory) if failed else None
+    if first is None:
         return []
     place, file = shlex.quote(str(directory)), directory / DEAD_LETTERS
-    return [f"failed records: {file}; look: s2a-batch show {place} line:{line}; again: --retry-failed"]
+    return [f"failed records: {file}; look: s2a-batch show {place} {shlex.quote(first)}; again: --retry-failed"]
 
 
 def _used(name: str, part: StageSummary) -> str:
@@ -269,7 +269,8 @@ def _tokens(count: int) -> str:
 
 def _head(found: dict[str, object], outcome: Outcome) -> Text:
     style = "bold green" if outcome.error is None else "bold red"
-    place = f" line {found['line']}, id {json.dumps(found['id'], ensure_ascii=False)}, key {found['key']}"
+    where = f" {found['file']}" if found.get("file") else ""
+    place = f"{where} line {found['line']}, id {json.dumps(found['id'], ensure_ascii=False)}, key {found['key']}"
     return Text.assemble((outcome.status, style), _tame(place), f", {outcome.seconds:.2f} s, {outcome.started_at}")
 
 

@@ -139,7 +139,7 @@ def _totals(manifest: dict[str, JsonValue], *, running: bool) -> Totals | None:
 
 
 def find(directory: Path, wanted: str) -> list[bytes]:
-    """The result lines of the records with this id, key or `line:N`; results first, a bare rewrite only without one.
+    """The result lines of the records with this id, key, `line:N` or `FILE:N`; a bare rewrite only without a result.
 
     Raises:
         JobError: There is none.
@@ -151,11 +151,11 @@ def find(directory: Path, wanted: str) -> list[bytes]:
             line
             for name in names
             for _, line in linefiles.lines(directory / name)
-            if any(needle in line[: len(needle) + 200] for needle in needles)
+            if any(needle in line[: len(needle) + 200] for needle in needles) or _stands_at(line, wanted)
         ]
         if found:
             return found
-    raise JobError(f"{directory}: no record '{wanted}'; give an id of the input, a key, or line:N")
+    raise JobError(f"{directory}: no record '{wanted}'; give an id of the input, a key, line:N or FILE:N")
 
 
 def input_names(directory: Path) -> Mapping[str, JsonValue]:
@@ -165,11 +165,12 @@ def input_names(directory: Path) -> Mapping[str, JsonValue]:
     return fields if isinstance(fields, dict) else {}
 
 
-def first_failed(directory: Path) -> int | None:
-    """The line number of the first dead letter; None when there is none, or none to be read."""
+def first_failed(directory: Path) -> str | None:
+    """`line:N` or `FILE:N` of the first dead letter; None when there is none, or none to be read."""
     try:
         _, line = next(linefiles.lines(directory / rundir.DEAD_LETTERS))
-        return int(json.loads(line)["line"])
+        found = json.loads(line)
+        return place_of(int(found["line"]), str(found.get("file") or "line"))
     except (StopIteration, OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -179,6 +180,17 @@ def _manifest(directory: Path) -> dict[str, JsonValue]:
     if manifest is None:
         raise JobError(f"{directory}: no run here (it has no {rundir.MANIFEST}); give the directory that -o named")
     return manifest
+
+
+def _stands_at(line: bytes, wanted: str) -> bool:
+    """Whether a record's line stands at a place that is given as `b.jsonl:12`."""
+    file, _, number = wanted.rpartition(":")
+    if not (file and number.isascii() and number.isdigit() and b'"line":%d,"id":' % int(number) in line[:200]):
+        return False
+    try:
+        return bool(json.loads(line).get("file") == file)
+    except ValueError:
+        return False
 
 
 def _needles(wanted: str) -> list[bytes]:

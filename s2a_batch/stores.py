@@ -90,9 +90,11 @@ def is_many(url: str) -> bool:
 
 
 def check(url: str) -> None:
-    """Raise `JobError` when fsspec is missing."""
+    """Raise `JobError` when fsspec is missing, or the URL is none."""
     if importlib.util.find_spec("fsspec") is None:
         raise JobError(f"{told(url)}: an input behind a URL needs a package: {_install(url)}")
+    if not url.partition("://")[2].strip("/"):
+        raise JobError(f"{told(url)}: names nothing; example: s3://bucket/day/x.jsonl.gz")
 
 
 def _install(url: str) -> str:
@@ -187,16 +189,25 @@ def _guarded(url: str, call: Callable[[], Result]) -> Result:
     except StopRun:
         raise
     except ImportError as error:
-        raise JobError(f"{told(url)}: its store needs a package: {error}; {_install(url)}") from None
-    except FileNotFoundError:
+        how = f"; {_install(url)}" if "[s3]" in _install(url) else ""
+        raise JobError(f"{told(url)}: its store needs a package: {_said(url, error)}{how}") from None
+    except FileNotFoundError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise _broken(url, error.__cause__) from None  # what a web server that is down looks like in fsspec
         raise JobError(f"{told(url)}: cannot read the input: no such object or bucket") from None
+    except ValueError as error:  # no such kind of store
+        raise JobError(f"{told(url)}: cannot read the input: {_said(url, error)}") from None
     except PermissionError as error:
         raise JobError(f"{told(url)}: cannot read the input: no right to it: {_said(url, error)}") from None
     except Exception as error:  # noqa: BLE001  botocore's, aiohttp's, ..: none of them is a bug of ours
         said = _said(url, error)
         if "credential" in f"{type(error).__name__} {said}".lower():
             raise JobError(f"{told(url)}: cannot read the input: {said}") from None
-        raise InputError(f"{told(url)}: reading failed: {said}; run the same command again") from None
+        raise _broken(url, error) from None
+
+
+def _broken(url: str, error: Exception) -> InputError:
+    return InputError(f"{told(url)}: reading failed: {_said(url, error)}; run the same command again")
 
 
 def _said(url: str, error: Exception) -> str:

@@ -110,7 +110,7 @@ def status(directory: Annotated[Path, typer.Argument(help="A run's directory.")]
 
 def show(
     directory: Annotated[Path, typer.Argument(help="A run's directory.")],
-    record: Annotated[str, typer.Argument(metavar="ID", help="An id of the input, a key, or line:N.")],
+    record: Annotated[str, typer.Argument(metavar="ID", help="An id of the input, a key, line:N or FILE:N.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result line as it stands.")] = False,
 ) -> None:
     """Show one record: original, what the rewrite removed, answer, attempts."""
