@@ -84,7 +84,7 @@ def told(names: Sequence[str]) -> str:
 
 def anchored(name: str, folder: Path) -> str:
     """A name in a job file: a path is relative to the file's directory."""
-    if name == STDIN or stores.is_url(name):
+    if name in ("", STDIN) or stores.is_url(name):
         return name
     return os.path.normpath(folder / Path(name).expanduser())
 
@@ -134,10 +134,8 @@ def _reads(name: str, path: Path) -> bool:
         return False
     if _is_pattern(name):
         below = Path(_fixed(name)).resolve()
-        return (
-            path.is_relative_to(below)
-            and _as_regex(name[len(_fixed(name)) :]).fullmatch(str(path.relative_to(below))) is not None
-        )
+        rest = path.relative_to(below) if below in path.parents else None
+        return rest is not None and _as_regex(name[len(_fixed(name)) :]).fullmatch(str(rest)) is not None
     place = Path(name).resolve()
     return place == path or (place.is_dir() and place == path.parent and _is_wanted(path.name))
 
@@ -219,7 +217,8 @@ def _local(name: str, drain: anyio.Event | None, *, literal: bool = False) -> li
     path = Path(name)
     try:
         if not literal and _is_pattern(name):
-            matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  the pattern may be absolute
+            matches = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207  the pattern may be absolute
+            matches = [match for match in matches if not match.endswith("/")]  # a file as a folder: `a.jsonl/**`
             if not matches:
                 raise JobError(f"{name}: no file matches; hint: a directory may be empty, a pattern may not")
             return _those_there([(Path(match), match[len(_fixed(name)) :]) for match in matches], drain)
