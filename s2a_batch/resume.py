@@ -153,12 +153,12 @@ class Resume:
 def check_paths(job: Job) -> None:
     """Raise `JobError` when the input is not there, or is what the run writes."""
     try:
-        inputs.check(job.input)
         own = (*rundir.LINE_FILES, "dead_letters.1.jsonl", "old-1/" + rundir.RESULTS)
         if (name := inputs.reading(job.input, [job.output.resolve() / name for name in own])) is not None:
             raise JobError(f"{name}: a run cannot read what it writes; choose another output directory")
         if job.rewrites is not None and job.rewrites.resolve() == job.output.resolve():
             raise JobError(f"rewrites = '{job.rewrites}' is this run itself, which uses its own anyway; leave it out")
+        inputs.check(job.input)
     except (OSError, ValueError) as error:
         raise JobError(f"{inputs.told(job.input)}: no usable path: {error}") from None
 

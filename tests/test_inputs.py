@@ -220,8 +220,8 @@ def test_what_a_pattern_would_match_is_known_before_it_is_there(parts: list[str]
 
 def test_a_name_that_is_no_utf_8_shows_as_text(tmp_path: Path) -> None:
     """One such name in a directory must not end the run when its first result is written."""
-    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_bytes(ask("why?"))
-    assert files_of(str(tmp_path)) == ["caf\\xe9.jsonl"]
+    (tmp_path / os.fsdecode(b"na\xefve.jsonl")).write_bytes(ask("why?"))
+    assert files_of(str(tmp_path)) == ["na\\xefve.jsonl"]
 
 
 @pytest.mark.parametrize("given", ['"x/*.jsonl"', '["a.jsonl", "x", "s3://bucket/day/", "/abs/b.jsonl"]', '"-"'])
