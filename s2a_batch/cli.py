@@ -227,13 +227,13 @@ def _sampled(job: Job, how: Options, found: Survey, screen: Screen) -> Estimate:
 def _dry_run(job: Job, how: Options, screen: Screen) -> None:
     import anyio
 
-    from s2a_batch import credentials, inputs
+    from s2a_batch import credentials, inputnames
     from s2a_batch.inspect import dry_run
 
     for line in credentials.warnings(job):
         screen.say(line)
     found = anyio.run(functools.partial(dry_run, job, how, os.environ))
-    screen.preview(found, inputs.told(job.input))
+    screen.preview(found, inputnames.told(job.input))
     if found.cut_short:
         raise typer.Exit(3)
     raise typer.Exit(1 if found.bad else 0)

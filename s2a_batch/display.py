@@ -94,12 +94,8 @@ class Screen:
 
     def preview(self, found: Preview, name: str) -> None:
         """What a dry run found in the input of this name."""
-        for place, message in found.samples:
-            self._note(Text(_tame(f"{name} line {place}: {message}" if place.isdigit() else f"{place}: {message}")))
-        if more := found.bad.total() - len(found.samples):
-            self._note(Text(f"and {more} more"))
-        for waiting in found.waiting:
-            self._note(Text(_tame(str(waiting))))
+        for row in found.told(name):
+            self._note(Text(_tame(row)))
         counts = f"{found.lines} lines: {found.pending} pending, {found.done} done"
         counts += f", {found.bad.total()} bad ({_kinds(found.bad)})" if found.bad else ""
         counts += f", {len(found.waiting)} unfinished" if found.waiting else ""

@@ -62,6 +62,14 @@ class Preview:
         if len(self.samples) < _SHOWN_BAD_LINES:
             self.samples.append((place_of(bad.line, bad.file), bad.message))
 
+    def told(self, name: str) -> list[str]:
+        """The faulty and unfinished lines of the input of this name, each in one line for a person."""
+        rows = [
+            f"{name} line {place}: {said}" if place.isdigit() else f"{place}: {said}" for place, said in self.samples
+        ]
+        more = self.bad.total() - len(self.samples)
+        return [*rows, *([f"and {more} more"] if more else []), *map(str, self.waiting)]
+
 
 async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Preview:
     """Check what a run would check and read the whole input; nothing is sent and nothing is written.

@@ -20,7 +20,7 @@ from s2a_batch.bounds import Limits, Retry, Table
 from s2a_batch.caps import Budget, Price
 from s2a_batch.forms import Fields
 from s2a_batch.freeform import Variable
-from s2a_batch.inputs import STDIN
+from s2a_batch.inputnames import STDIN
 from s2a_batch.masking import masked_url
 from s2a_batch.operations import Hooks, Log, Metrics, Schedule, Telemetry
 from s2a_batch.stagejob import EMBEDDED, TWO_KEYS, AnswerJob, RewriteJob, StageJob, is_local

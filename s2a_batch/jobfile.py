@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, get_args
 from pydantic import BaseModel, ValidationError
 
 from s2a_batch.errors import JobError
-from s2a_batch.inputs import anchored
+from s2a_batch.inputnames import anchored
 from s2a_batch.job import Job
 from s2a_batch.stagejob import read_bytes
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from s2a_batch import __version__, inputs, prompts, rundir
+from s2a_batch import __version__, inputnames, inputs, prompts, rundir
 from s2a_batch.account import Summary, Totals
 from s2a_batch.answers import answer_model
 from s2a_batch.errors import JobError, OutputError
@@ -154,13 +154,13 @@ def check_paths(job: Job) -> None:
     """Raise `JobError` when the input is not there, or is what the run writes."""
     try:
         own = (*rundir.LINE_FILES, "dead_letters.1.jsonl", "old-1/" + rundir.RESULTS)
-        if (name := inputs.reading(job.input, [job.output.resolve() / name for name in own])) is not None:
+        if (name := inputnames.reading(job.input, [job.output.resolve() / name for name in own])) is not None:
             raise JobError(f"{name}: a run cannot read what it writes; choose another output directory")
         if job.rewrites is not None and job.rewrites.resolve() == job.output.resolve():
             raise JobError(f"rewrites = '{job.rewrites}' is this run itself, which uses its own anyway; leave it out")
         inputs.check(job.input)
     except (OSError, ValueError) as error:
-        raise JobError(f"{inputs.told(job.input)}: no usable path: {error}") from None
+        raise JobError(f"{inputnames.told(job.input)}: no usable path: {error}") from None
 
 
 def settings_of(job: Job) -> Settings:

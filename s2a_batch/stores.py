@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import posixpath
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
@@ -66,12 +66,14 @@ class Stored:
         label: Its name below what all objects of one URL share.
         size_bytes: None when the store does not tell.
         open: Opens it for reading; blocks.
+        place: Its whole URL.
     """
 
     name: str
     label: str
     size_bytes: int | None
-    open: Callable[[], _Open]
+    open: Callable[[], _Open] = field(repr=False)
+    place: str = field(default="", repr=False)
 
 
 def is_url(name: str) -> bool:
@@ -133,13 +135,14 @@ def _find(url: str, wanted: Callable[[str], bool]) -> list[Stored]:
         rows = list(system.glob(path, detail=True).values())
         if not rows:
             raise JobError(f"{told(url)}: no object matches")
-    base = _fixed(path) if is_many(url) else posixpath.dirname(path.rstrip("/"))
+    base = _fixed(path) if is_many(url) else posixpath.dirname(told(path).rstrip("/"))
     return [
         Stored(
             name=told(url) if not is_many(url) else told(system.unstrip_protocol(row["name"])),
-            label=row["name"].removeprefix(base).lstrip("/"),
+            label=told(row["name"]).removeprefix(base).lstrip("/"),
             size_bytes=row.get("size"),
             open=partial(system.open, row["name"], "rb", cache_type="none", block_size=_BLOCK_BYTES),
+            place=system.unstrip_protocol(row["name"]),
         )
         for row in sorted(rows, key=lambda row: row["name"])
         if row["type"] == "file"

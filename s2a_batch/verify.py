@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 
-from s2a_batch import inputs, linefiles, rundir, source
+from s2a_batch import inputnames, linefiles, rundir, source
 from s2a_batch.errors import JobError, LockedError
 from s2a_batch.forms import Fields
 from s2a_batch.keys import KeyIndex, line_hash
@@ -126,8 +126,8 @@ def verify(directory: Path, given: Sequence[str] | None) -> Verdict:
         raise JobError(f"{directory}: no run here (it has no {rundir.MANIFEST}); give the directory that -o named")
     job = manifest.get("job")
     table = job if isinstance(job, dict) else {}
-    names = given or inputs.recorded(table, directory, f"s2a-batch verify {directory} INPUT")
-    found = Verdict(str(directory), inputs.told(names))
+    names = given or inputnames.recorded(table, directory, f"s2a-batch verify {directory} INPUT")
+    found = Verdict(str(directory), inputnames.told(names))
     run = rundir.RunDirectory(directory)
     with ExitStack() as stack, KeyIndex() as keys:
         try:

@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2a_batch import inputs, jobfile, source
+from s2a_batch import inputnames, inputs, jobfile, source
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.forms import Fields
 from s2a_batch.job import Job
@@ -212,7 +212,7 @@ def test_what_a_pattern_would_match_is_known_before_it_is_there(parts: list[str]
     with tempfile.TemporaryDirectory() as name:
         place = Path(name).resolve().joinpath(*path)
         pattern = "/".join([name, *parts])
-        told = inputs.reading([pattern], [place]) == pattern
+        told = inputnames.reading([pattern], [place]) == pattern
         tree(Path(name), {"/".join(path): b""})
         matches = glob.glob(pattern, recursive=True)  # noqa: PTH207  what is promised is what this does
         assert told == (str(place) in {os.path.realpath(match) for match in matches if match[-1:] != "/"})
@@ -251,4 +251,4 @@ def test_what_is_secret_in_a_url_is_in_no_file_of_the_run() -> None:
     job = Job.model_validate({"input": [url, "s3://bucket/what?.jsonl"], "output": "o", "model": "m"})
     assert job.input[0] == url
     assert job.effective()["input"] == ["https://example.com/x.jsonl.gz", "s3://bucket/what?.jsonl"]
-    assert "hush" not in inputs.told(job.input)
+    assert "hush" not in inputnames.told(job.input)

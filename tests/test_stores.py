@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import anyio
@@ -285,6 +287,30 @@ def test_a_store_that_cannot_be_reached_leaves_all_pending(
     environ = {**store.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
     done = run(folder, *command(f"s3://{BUCKET}/x.jsonl", upstream({})), environ=environ)
     assert (done.status, "run the same command again" in done.err) == (3, True)
+
+
+def test_what_is_secret_in_a_web_address_names_no_file_and_hides_none(tmp_path: Path) -> None:
+    """Two signed addresses may differ in what is masked alone: both are read, and no result repeats a signature."""
+    (tmp_path / "x.jsonl").write_bytes(line(1))
+    with _served(tmp_path) as address:
+        names = [f"{address}/x.jsonl?sig=hush{n}/hush" for n in range(2)]
+        parts = asyncio.run(inputs.find(names)).parts
+        assert [part.file for part in parts] == [f"{address}/x.jsonl"] * 2
+        assert "hush" not in repr(parts)
+        assert [record.file for record in read(*names)] == [f"{address}/x.jsonl"] * 2
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """The files of a folder on a web server of loopback."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def test_other_stores_and_files_behind_urls_work_by_the_way(folder: Path) -> None:

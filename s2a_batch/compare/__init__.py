@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from s2a_batch import inputs, linefiles, rundir
+from s2a_batch import inputnames, linefiles, rundir
 from s2a_batch.caps import Budget
 from s2a_batch.compare import htmlpage, matching, plan
 from s2a_batch.compare.purse import Purse
@@ -88,7 +88,7 @@ def compare(
     base = make({})
     check_paths(base)
     for name in base.input:
-        if not inputs.is_lasting(name):
+        if not inputnames.is_lasting(name):
             raise JobError(f"{name}: a pipe; a comparison reads its input once for each arm and once more")
     arms, judge = plan.plan(base, make, folder), plan.judge_job(base)
     running = [arm for arm in arms if arm.same_as is None]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from s2a_batch import inputs, linefiles, rundir
+from s2a_batch import inputnames, linefiles, rundir
 from s2a_batch.compare import judging, matching, scoring
 from s2a_batch.compare.comparison import Comparison
 from s2a_batch.compare.counting import Count
@@ -79,7 +79,7 @@ class Weighing:
             self._write_records(shelves, count)
             arms, pairs, agreements = count.finish(shelves)
         return Comparison(
-            input=inputs.told(self._base.input),
+            input=inputnames.told(self._base.input),
             output=str(self._base.output),
             way=self._way,
             expected=compare.expected,

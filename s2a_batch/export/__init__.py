@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 
-from s2a_batch import inputs, linefiles, rundir
+from s2a_batch import inputnames, inputs, linefiles, rundir
 from s2a_batch.errors import JobError
 from s2a_batch.export import outfile, parquet, tables
 from s2a_batch.export.joined import Joined
@@ -107,7 +107,7 @@ def export(directory: Path, given: Sequence[str] | None, output: Path, options: 
         OutputError: The output cannot be written, or the directory not be read.
     """
     job = _job_of(directory)
-    names = given or inputs.recorded(job, directory, f"s2a-batch export {directory} INPUT -o FILE")
+    names = given or inputnames.recorded(job, directory, f"s2a-batch export {directory} INPUT -o FILE")
     form = options.form or _form_of(output)
     _check(form, output, options)
     outfile.refuse_run_files(output, names)
@@ -136,7 +136,7 @@ def export(directory: Path, given: Sequence[str] | None, output: Path, options: 
         unseen = anyio.run(functools.partial(_write, joined, source, table, sieve, found))
         if joined.results and not joined.matched and not options.pending and found.lines:
             none = f"none of its {found.lines} lines has a result in {directory}"
-            raise JobError(f"{inputs.told(names)}: {none}; is it this run's input?")
+            raise JobError(f"{inputnames.told(names)}: {none}; is it this run's input?")
         found.notes = [*_notes(joined), *sieve.notes()]
         if options.fields and found.rows and unseen:
             found.notes.append(f"no row has a value at: {', '.join(sorted(unseen))}")

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from s2a_batch import inputs, rundir
+from s2a_batch import inputnames, rundir
 from s2a_batch.errors import JobError, OutputError
 from s2a_batch.linefiles import DAMAGED, NEW
 
@@ -160,7 +160,7 @@ def refuse_run_files(path: Path, names: Sequence[str]) -> None:
     others = [*(place.parent / name for name in _RUN_FILES), *map(Path, names)]
     if place.exists() and any(other.exists() and place.samefile(other) for other in others):
         raise JobError(f"{path}: is the input or a run's own file; choose another name")
-    if inputs.reading(names, [place]) is not None:
+    if inputnames.reading(names, [place]) is not None:
         raise JobError(f"{path}: would be read as input by the next run; choose another place")
 
 
