@@ -23,7 +23,6 @@ from s2a_batch.textlines import LongLine, blocks_of_lines
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    import anyio
     from pydantic import JsonValue
 
     from s2a_batch.forms import Fields
@@ -57,14 +56,13 @@ class _BadLineError(Exception):
         self.kind: FailureKind = kind
 
 
-async def records(  # noqa: PLR0913  what is read, and who is told
+async def records(
     given: Given | Found,
     fields: Fields,
     keys: KeyIndex,
     *,
     max_line_bytes: int = MAX_LINE_BYTES,
     reached: Callable[[int], None] = lambda _: None,
-    drain: anyio.Event | None = None,
 ) -> AsyncGenerator[Record | BadLine | Known | Waiting]:
     """Yield every non-blank line of the input once, in order; those whose record is done are counted, not parsed.
 
@@ -74,14 +72,13 @@ async def records(  # noqa: PLR0913  what is read, and who is told
         keys: Hands out each line's key, and knows what is done.
         max_line_bytes: A longer line fails; what it takes in memory beyond this is one block.
         reached: Told up to which byte of the input, packed or not, it has been read.
-        drain: Ends the wait for a silent pipe or store (`Drained`).
 
     Raises:
         JobError: A file is missing, or the first is no JSON Lines at all (UTF-16, a JSON array, another format).
         InputError: Reading failed midway; all complete lines before it were yielded.
     """
     part, number, is_fresh = None, 0, True
-    found = given if isinstance(given, inputs.Found) else await inputs.find(given, drain)
+    found = given if isinstance(given, inputs.Found) else await inputs.find(given)
     async with aclosing(blocks_of_lines(found, max_line_bytes)) as blocks:
         async for block in blocks:
             if block.part is not part:

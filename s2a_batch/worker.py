@@ -174,7 +174,7 @@ class _Worker:
             found = await inputs.find(self._job.input, self._drain)
             self._tally.total_bytes = found.size_bytes
             keys, reached = self._resume.keys, self._tally.reached
-            reading = source.records(found, self._job.fields, keys, reached=reached, drain=self._drain)
+            reading = source.records(found, self._job.fields, keys, reached=reached)
             async with aclosing(reading) as records:
                 async for record in records:
                     if isinstance(record, Known):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from s2a_batch import inputnames, inputs, jobfile, source
@@ -206,6 +206,7 @@ PATHS = st.lists(st.sampled_from(["a", "b", "ab"]), min_size=1, max_size=3)
 
 
 @settings(max_examples=300)
+@example(["**", "a*"], ["a", "b", "ab"])
 @given(PARTS, PATHS)
 def test_what_a_pattern_would_match_is_known_before_it_is_there(parts: list[str], path: list[str]) -> None:
     """A run is refused on its first night, and not on the second, when its input would take in its own results."""
