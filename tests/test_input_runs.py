@@ -88,6 +88,15 @@ def test_half_a_last_line_is_told_by_every_command_and_harms_none(
     assert "left out: 1 pending" in exported.err
 
 
+def test_half_a_last_line_is_in_no_comparison(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """A line that nobody could answer yet would make every comparison of a growing file an incomplete one."""
+    with (folder / "in.jsonl").open("a") as file:
+        file.write(line(3)[:9])
+    argv = command("in.jsonl", upstream({}))[1:]
+    done = run(folder, "compare", *argv, "--set", "compare.arms=['baseline', 'instructed']", "--json")
+    assert (done.status, json.loads(done.out)["lines"]) == (0, RECORDS)
+
+
 def test_results_of_several_files_are_found_by_file_and_line(
     folder: Path, upstream: Callable[[Plan], Upstream]
 ) -> None:

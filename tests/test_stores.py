@@ -285,8 +285,9 @@ def test_a_store_that_cannot_be_reached_leaves_all_pending(
 ) -> None:
     """Nothing is wrong with the job: exit 3, so that the next night tries again."""
     environ = {**store.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
-    done = run(folder, *command(f"s3://{BUCKET}/x.jsonl", upstream({})), environ=environ)
-    assert (done.status, "run the same command again" in done.err) == (3, True)
+    for url in (f"s3://{BUCKET}/x.jsonl", "http://127.0.0.1:9/x.jsonl"):
+        done = run(folder, *command(url, upstream({})), environ=environ)
+        assert (done.status, "run the same command again" in done.err) == (3, True), url
 
 
 def test_what_is_secret_in_a_web_address_names_no_file_and_hides_none(tmp_path: Path) -> None:
