@@ -176,6 +176,7 @@ def estimate(  # noqa: PLR0913  the command's options
     """
     import anyio
 
+    from s2a_batch import inputnames
     from s2a_batch.display import Screen
     from s2a_batch.estimate import estimate as estimated
     from s2a_batch.estimate import survey
@@ -188,6 +189,8 @@ def estimate(  # noqa: PLR0913  the command's options
     from s2a_batch.resume import Options
 
     how = Options(limit, retry_failed=retry_failed, accept_changes=accept_changes, fresh=fresh)
+    if sample is not None:
+        inputnames.check_lasting(job.input, "a sample reads its input twice")
     found, screen = anyio.run(functools.partial(survey, job, how)), Screen(quiet=quiet)
     if sample is None:
         estimate = estimated(job, found)

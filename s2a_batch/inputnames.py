@@ -57,10 +57,13 @@ def recorded(job: Mapping[str, JsonValue], directory: Path, how: str) -> tuple[s
     return names
 
 
-def is_lasting(name: str) -> bool:
-    """Whether it can be read more than once: no pipe, and nothing else that flows."""
-    path = Path(name)
-    return name != STDIN and (stores.is_url(name) or is_pattern(name) or path.is_file() or path.is_dir())
+def check_lasting(names: Sequence[str], why: str) -> None:
+    """Raise `JobError` where one cannot be read more than once: a pipe, or whatever else flows."""
+    for name in names:
+        if stores.is_url(name) or is_pattern(name):
+            continue
+        if name == STDIN or (Path(name).exists() and not (Path(name).is_file() or Path(name).is_dir())):
+            raise JobError(f"{name}: a pipe; {why}: write it to a file first")
 
 
 def is_many(name: str) -> bool:

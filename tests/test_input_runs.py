@@ -136,6 +136,17 @@ def test_a_pipe_is_read_to_its_end_and_another_one_goes_on(folder: Path, upstrea
     assert run(folder, "verify", "out", "-", stdin=folder / "given").status == 0
 
 
+def test_a_pipe_is_refused_where_the_input_is_read_twice(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """The second reading would find nothing, and call that the whole input."""
+    up = upstream({})
+    os.mkfifo(folder / "fifo")
+    for source in ("-", "fifo"):
+        for argv in (("estimate", *command(source, up)[1:], "--sample", "2"), ("compare", *command(source, up)[1:])):
+            done = run(folder, *argv, stdin=folder / "in.jsonl")
+            assert (done.status, f"{source}: a pipe; a " in done.err) == (2, True), done.err
+    assert up.stats().requests == 0
+
+
 def test_a_terminal_is_no_input(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
     """A run that waits for someone to type JSON looks as if it hung."""
     ours, theirs = pty.openpty()

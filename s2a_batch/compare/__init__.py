@@ -21,7 +21,7 @@ from s2a_batch.compare import htmlpage, matching, plan
 from s2a_batch.compare.purse import Purse
 from s2a_batch.compare.weighing import Weighing
 from s2a_batch.compare.wording import as_text
-from s2a_batch.errors import JobError, OutputError
+from s2a_batch.errors import OutputError
 from s2a_batch.resume import check_paths
 from s2a_batch.worker import run_job
 
@@ -87,9 +87,7 @@ def compare(
     """
     base = make({})
     check_paths(base)
-    for name in base.input:
-        if not inputnames.is_lasting(name):
-            raise JobError(f"{name}: a pipe; a comparison reads its input once for each arm and once more")
+    inputnames.check_lasting(base.input, "a comparison reads its input once for each arm and once more")
     arms, judge = plan.plan(base, make, folder), plan.judge_job(base)
     running = [arm for arm in arms if arm.same_as is None]
     jobs = [*(arm.job for arm in running), *([] if judge is None else [judge])]
