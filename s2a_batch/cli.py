@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from s2a_batch.estimate import Survey
     from s2a_batch.figures import Estimate
     from s2a_batch.job import Job
+    from s2a_batch.live import Finished
     from s2a_batch.options import Voice
     from s2a_batch.resume import Options
-    from s2a_batch.worker import Finished
 
 _BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -191,24 +192,27 @@ def estimate(  # noqa: PLR0913  the command's options
     """
     import anyio
 
+    from s2a_batch import inputnames
     from s2a_batch.display import Screen
     from s2a_batch.estimate import estimate as estimated
     from s2a_batch.estimate import survey
 
-    if output is None and sample is None and source.suffix != ".toml":
-        output = source.with_name(source.name + ".out")  # nothing is written
+    if output is None and sample is None and options.job_file(source) is None:
+        output = Path("estimate.out")  # nothing is written
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
     table = options.table_of(places, open_requests) | options.answer_table(answer, choice, source)
     job = options.load_job(source, table, setting, day)
     from s2a_batch.resume import Options
 
     how = Options(limit, retry_failed=retry_failed, accept_changes=accept_changes, fresh=fresh)
+    if sample is not None:
+        inputnames.check_lasting(job.input, "a sample reads its input twice")
     found, screen = anyio.run(functools.partial(survey, job, how)), Screen(quiet=quiet)
     if sample is None:
         estimate = estimated(job, found)
     else:
         how = Options(sample, max(1, found.pending // sample), retry_failed, accept_changes, fresh)
-        estimate = _sampled(job, how, found, screen, source.stem)
+        estimate = _sampled(job, how, found, screen, job.name or "")
     screen.put(estimate.as_json() if as_json else estimate.as_text())
 
 
@@ -240,14 +244,14 @@ def _sampled(job: Job, how: Options, found: Survey, screen: Screen, name: str) -
 def _dry_run(job: Job, how: Options, voice: Voice) -> None:
     import anyio
 
-    from s2a_batch import credentials, observers
+    from s2a_batch import credentials, inputnames, observers
     from s2a_batch.inspect import dry_run
 
     for line in credentials.warnings(job):
         voice.say(line)
     observers.Observers(job, voice, "")
     found = anyio.run(functools.partial(dry_run, job, how, os.environ))
-    voice.preview(found, job.input)
+    voice.preview(found, inputnames.told(job.input))
     if found.cut_short:
         raise typer.Exit(3)
     raise typer.Exit(1 if found.bad else 0)

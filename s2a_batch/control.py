@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from pydantic import JsonValue
 
+    from s2a_batch.live import Live
     from s2a_batch.records import StageName
-    from s2a_batch.worker import Live
 
 _MOST_PEERS: Final = 16
 _PEER_S: Final = 2.0

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from s2a_batch.inspect import Preview, Standing
+    from s2a_batch.live import Finished, Live
     from s2a_batch.web.viewrecord import Names
-    from s2a_batch.worker import Finished, Live
 
 _AGAIN: Final = "run the same command again to go on"
 _MOST_CHARS: Final = 200_000
@@ -93,14 +93,13 @@ class Screen:
         rows = [*_account(summary), *_remedies(summary), *_failures(output, summary.failed + summary.failed_before)]
         self._note(Text(_tame("\n".join([*rows, f"files in {output}{status}"]))))
 
-    def preview(self, found: Preview, path: Path) -> None:
-        """What a dry run found in the input at this path."""
-        for number, message in found.samples:
-            self._note(Text(_tame(f"{path} line {number}: {message}")))
-        if more := found.bad.total() - len(found.samples):
-            self._note(Text(f"and {more} more"))
+    def preview(self, found: Preview, name: str) -> None:
+        """What a dry run found in the input of this name."""
+        for row in found.told(name):
+            self._note(Text(_tame(row)))
         counts = f"{found.lines} lines: {found.pending} pending, {found.done} done"
         counts += f", {found.bad.total()} bad ({_kinds(found.bad)})" if found.bad else ""
+        counts += f", {len(found.waiting)} unfinished" if found.waiting else ""
         asked = f"about {found.requests} requests, about {_tokens(found.prompt_tokens)} of prompts"
         self.out.print(Text(f"{counts}; {asked}"))
         if found.cut_short:
@@ -234,11 +233,11 @@ def _remedies(summary: Summary) -> list[str]:
 
 def _failures(directory: Path, failed: int) -> list[str]:
     """Where failed records are, how to look at one, how to ask again."""
-    line = inspect.first_failed(directory) if failed else None
-    if line is None:
+    first = inspect.first_failed(directory) if failed else None
+    if first is None:
         return []
     place, file = shlex.quote(str(directory)), directory / DEAD_LETTERS
-    return [f"failed records: {file}; look: s2a-batch show {place} line:{line}; again: --retry-failed"]
+    return [f"failed records: {file}; look: s2a-batch show {place} {shlex.quote(first)}; again: --retry-failed"]
 
 
 def _used(name: str, part: StageSummary) -> str:
@@ -267,7 +266,8 @@ def _tokens(count: int) -> str:
 
 def _head(found: dict[str, object], outcome: Outcome) -> Text:
     style = "bold green" if outcome.error is None else "bold red"
-    place = f" line {found['line']}, id {json.dumps(found['id'], ensure_ascii=False)}, key {found['key']}"
+    where = f" {found['file']}" if found.get("file") else ""
+    place = f"{where} line {found['line']}, id {json.dumps(found['id'], ensure_ascii=False)}, key {found['key']}"
     return Text.assemble((outcome.status, style), _tame(place), f", {outcome.seconds:.2f} s, {outcome.started_at}")
 
 

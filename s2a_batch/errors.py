@@ -12,7 +12,7 @@
     │   │   ├── InputError          the input cannot be read to its end
     │   │   └── OutputError         disk full, read-only, damaged run directory
     │   └── LockedError        4  another run holds the directory
-    ├── Drained            this record stays pending: the run is draining, no new request may start
+    ├── Drained            the run is draining: no new request may start, no more is read; what is left stays pending
     ├── RecordError        this record becomes a dead letter
     └── AttemptError       this attempt failed; `retry` decides what follows
         ├── TransientError     worth another attempt after a backoff
@@ -123,7 +123,7 @@ class LockedError(StopRun):
 
 
 class Drained(S2AError):
-    """No new request may start because the run is draining; the record stays pending."""
+    """No new request may start, and no more be read, because the run is draining; what is left stays pending."""
 
 
 class RecordError(S2AError):

@@ -18,7 +18,7 @@ from s2a_batch.figures import Estimate, Range, StageEstimate, added, most
 from s2a_batch.job import OPENAI_URL, is_embedded
 from s2a_batch.pipeline import shown_examples
 from s2a_batch.prices import prices_of
-from s2a_batch.records import BadLine, Known, Usage
+from s2a_batch.records import BadLine, Known, Usage, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -68,6 +68,7 @@ class Survey:
     """What of the input is left to do.
 
     Attributes:
+        waiting: Half last lines, as if still being written.
         pending: Records to ask.
         rewrites: Requests of the first stage.
         answers: Requests of the second, all of them; `direct` of these show the prompt as it was given.
@@ -80,6 +81,7 @@ class Survey:
 
     lines: int = 0
     bad: int = 0
+    waiting: int = 0
     done: int = 0
     pending: int = 0
     rewrites: int = 0
@@ -139,7 +141,9 @@ async def survey(job: Job, options: Options) -> Survey:
                 if found.pending + found.bad == options.limit:
                     break
                 found.lines += 1
-                if isinstance(record, BadLine):
+                if isinstance(record, Waiting):
+                    found.waiting += 1
+                elif isinstance(record, BadLine):
                     found.bad += 1
                 else:
                     found.add(job, record.asked, outlook.requests(record))
@@ -164,6 +168,7 @@ def total(job: Job, found: Survey, stages: dict[StageName, StageEstimate]) -> Es
     return Estimate(
         lines=found.lines,
         bad=found.bad,
+        unfinished=found.waiting,
         done=found.done,
         pending=found.pending,
         stages=stages,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from s2a_batch.inspect import Preview
     from s2a_batch.limits import Limiter
-    from s2a_batch.worker import Finished, Live
+    from s2a_batch.live import Finished, Live
 
 Level = Literal["info", "warning", "error"]
 _LOOK_S: Final = 0.25
@@ -111,10 +111,10 @@ class EventLog:
         }
         self._write("finished", _LEVELS.get(found.exit_status, "error"), fields)
 
-    def preview(self, found: Preview, path: Path) -> None:
-        """What a dry run found in the input at this path."""
-        for number, message in found.samples:
-            self.event("bad_line", "warning", input=str(path), line=number, message=message)
+    def preview(self, found: Preview, name: str) -> None:
+        """What a dry run found in the input of this name."""
+        for place, message in found.samples:
+            self.event("bad_line", "warning", input=name, line=place, message=message)
         self.event(
             "checked",
             lines=found.lines,
@@ -122,6 +122,7 @@ class EventLog:
             done=found.done,
             bad=found.bad.total(),
             kinds=dict(found.bad),
+            unfinished=len(found.waiting),
             requests=found.requests,
             prompt_tokens=found.prompt_tokens,
         )

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from s2a_batch.live import Finished, Live
     from s2a_batch.operations import Metrics
-    from s2a_batch.worker import Finished, Live
 
 _Request: TypeAlias = socket.socket | tuple[bytes, socket.socket]
 _LOOK_S: Final = 1.0

@@ -80,7 +80,7 @@ class Estimate:
     """What the pending records of a job will take.
 
     Attributes:
-        lines: Non-blank lines read; `bad` of them cannot be asked, `done` have a result.
+        lines: Non-blank lines read; `bad` of them cannot be asked, `done` have a result, `unfinished` ones wait.
         cost_usd: Of both stages; None when a price is not known.
         seconds: None when nothing is known about the server's speed.
         assumed: What the figures rest on.
@@ -96,6 +96,7 @@ class Estimate:
     cost_usd: Range | None
     seconds: Range | None
     assumed: tuple[str, ...]
+    unfinished: int = 0
     sampled: int = 0
     sample_cost_usd: float | None = None
 
@@ -106,6 +107,7 @@ class Estimate:
     def as_text(self) -> str:
         """Some lines for a person."""
         rows = [f"{self.lines} lines: {self.pending} pending, {self.done} done, {self.bad} bad"]
+        rows[0] += f", {self.unfinished} unfinished" if self.unfinished else ""
         if self.sampled:
             rows[0] += f"; {self.sampled} of those done are the sample, which cost {dollars(self.sample_cost_usd)}"
         for name, part in self.stages.items():

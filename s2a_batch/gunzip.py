@@ -12,7 +12,6 @@ from s2a_batch.errors import InputError, JobError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _MOST_BYTES: Final = 1 << 20
 
@@ -20,8 +19,8 @@ _MOST_BYTES: Final = 1 << 20
 class Gunzip:
     """Unpacks a gzip stream of any number of members, in pieces of bounded size."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._member = zlib.decompressobj(wbits=31)
         self._started = False
         self._fed = False
@@ -29,7 +28,7 @@ class Gunzip:
     def feed(self, block: bytes) -> Iterator[tuple[bytes, int]]:
         """Yield the text in one block of packed bytes, in pieces of bounded size, and how many are unused."""
         if not self._fed and not block.startswith(b"\x1f"):
-            raise JobError(f"{self._path}: no gzip data; hint: drop the ending .gz if it is plain JSON Lines")
+            raise JobError(f"{self._name}: no gzip data; hint: drop the ending .gz if it is plain JSON Lines")
         self._fed = True
         try:
             while block:
@@ -42,9 +41,9 @@ class Gunzip:
                 block = self._member.unconsumed_tail or self._member.unused_data
                 yield text, len(block)
         except zlib.error as error:
-            raise InputError(f"{self._path}: damaged gzip data ({error}); complete lines before it were read") from None
+            raise InputError(f"{self._name}: damaged gzip data ({error}); complete lines before it were read") from None
 
     def end(self) -> None:
         """Raise if the stream is cut."""
-        if self._started and not self._member.eof:
-            raise InputError(f"{self._path}: the gzip file is cut short; complete lines before the cut were read")
+        if not self._fed or (self._started and not self._member.eof):
+            raise InputError(f"{self._name}: the gzip file is cut short; complete lines before the cut were read")

@@ -76,7 +76,7 @@ class Story:
             "schema": SCHEMA,
             "text": f"{self.name}: {told} (exit {self.exit_status}){_counts(summary)}",
             "job": self.name,
-            "input": str(self.job.input),
+            "input": self.job.model_dump(mode="json", include={"input"})["input"],
             "output": str(self.job.output),
             "exit_status": self.exit_status,
             "meaning": told,

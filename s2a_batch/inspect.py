@@ -17,7 +17,7 @@ from s2a_batch.done import DoneIndex
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.keys import KeyIndex
 from s2a_batch.lock import is_locked
-from s2a_batch.records import BadLine, Known
+from s2a_batch.records import BadLine, Known, Waiting, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,8 @@ class Preview:
         pending: Records that a run would take up.
         done: Records that an earlier run of the same directory finished.
         bad: Faulty lines by reason.
-        samples: The first faulty lines: number and message.
+        samples: The first faulty lines: place and message.
+        waiting: Half last lines, as if still being written.
         requests: About how many a run would send now: without retries, and no more records than its limit.
         prompt_tokens: About how many the prompts of those records have.
         cut_short: Why the input could not be read to its end.
@@ -54,7 +55,8 @@ class Preview:
     pending: int = 0
     done: int = 0
     bad: Counter[str] = field(default_factory=Counter)
-    samples: list[tuple[int, str]] = field(default_factory=list)
+    samples: list[tuple[str, str]] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
     requests: int = 0
     prompt_tokens: int = 0
     cut_short: str | None = None
@@ -65,7 +67,15 @@ class Preview:
         """Count a faulty line; the first ones are kept."""
         self.bad[bad.kind] += 1
         if len(self.samples) < _SHOWN_BAD_LINES:
-            self.samples.append((bad.line, bad.message))
+            self.samples.append((place_of(bad.line, bad.file), bad.message))
+
+    def told(self, name: str) -> list[str]:
+        """The faulty and unfinished lines of the input of this name, each in one line for a person."""
+        rows = [
+            f"{name} line {place}: {said}" if place.isdigit() else f"{place}: {said}" for place, said in self.samples
+        ]
+        more = self.bad.total() - len(self.samples)
+        return [*rows, *([f"and {more} more"] if more else []), *map(str, self.waiting)]
 
 
 async def dry_run(job: Job, options: Options, environ: Mapping[str, str]) -> Preview:
@@ -95,6 +105,9 @@ async def preview(job: Job, options: Options) -> Preview:
                         found.done += record.lines
                         continue
                     found.lines += 1
+                    if isinstance(record, Waiting):
+                        found.waiting.append(record)
+                        continue
                     now = options.limit is None or taken < options.limit
                     taken += now
                     if isinstance(record, BadLine):
@@ -174,7 +187,7 @@ def _totals(manifest: dict[str, JsonValue], *, running: bool) -> Totals | None:
 
 
 def find(directory: Path, wanted: str) -> list[bytes]:
-    """The result lines of the records with this id, key or `line:N`; results first, a bare rewrite only without one.
+    """The result lines of the records with this id, key, `line:N` or `FILE:N`; a bare rewrite only without a result.
 
     Raises:
         JobError: There is none.
@@ -186,11 +199,11 @@ def find(directory: Path, wanted: str) -> list[bytes]:
             line
             for name in names
             for _, line in linefiles.lines(directory / name)
-            if any(needle in line[: len(needle) + 200] for needle in needles)
+            if any(needle in line[: len(needle) + 200] for needle in needles) or _stands_at(line, wanted)
         ]
         if found:
             return found
-    raise JobError(f"{directory}: no record '{wanted}'; give an id of the input, a key, or line:N")
+    raise JobError(f"{directory}: no record '{wanted}'; give an id of the input, a key, line:N or FILE:N")
 
 
 def input_names(directory: Path) -> Mapping[str, JsonValue]:
@@ -200,11 +213,12 @@ def input_names(directory: Path) -> Mapping[str, JsonValue]:
     return fields if isinstance(fields, dict) else {}
 
 
-def first_failed(directory: Path) -> int | None:
-    """The line number of the first dead letter; None when there is none, or none to be read."""
+def first_failed(directory: Path) -> str | None:
+    """`line:N` or `FILE:N` of the first dead letter; None when there is none, or none to be read."""
     try:
         _, line = next(linefiles.lines(directory / rundir.DEAD_LETTERS))
-        return int(json.loads(line)["line"])
+        found = json.loads(line)
+        return place_of(int(found["line"]), str(found.get("file") or "line"))
     except (StopIteration, OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -214,6 +228,17 @@ def _manifest(directory: Path) -> dict[str, JsonValue]:
     if manifest is None:
         raise JobError(f"{directory}: no run here (it has no {rundir.MANIFEST}); give the directory that -o named")
     return manifest
+
+
+def _stands_at(line: bytes, wanted: str) -> bool:
+    """Whether a record's line stands at a place that is given as `b.jsonl:12`."""
+    file, _, number = wanted.rpartition(":")
+    if not (file and number.isascii() and number.isdigit() and b'"line":%d,"id":' % int(number) in line[:200]):
+        return False
+    try:
+        return bool(json.loads(line).get("file") == file)
+    except ValueError:
+        return False
 
 
 def _needles(wanted: str) -> list[bytes]:

@@ -12,13 +12,24 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, PrivateAttr, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    PrivateAttr,
+    WithJsonSchema,
+    model_validator,
+)
 
+from s2a_batch import stores
 from s2a_batch.arms import Compare
 from s2a_batch.bounds import Limits, Retry, Table, count_schema, fault
 from s2a_batch.caps import Budget, Price
 from s2a_batch.forms import Fields
 from s2a_batch.freeform import HttpUrl, Variable
+from s2a_batch.inputnames import STDIN
 from s2a_batch.masking import masked_place, masked_url
 from s2a_batch.operations import Hooks, Log, Metrics, Schedule, Telemetry
 from s2a_batch.stagejob import EMBEDDED, TWO_KEYS, AnswerJob, RewriteJob, StageJob, is_local
@@ -54,11 +65,35 @@ def _processes(value: object) -> object:
 Processes = Annotated[int | Literal["auto"], BeforeValidator(_processes), WithJsonSchema(count_schema(_MOST_PROCESSES))]
 
 
+def _names(value: object) -> object:
+    names = tuple(value) if isinstance(value, list | tuple) else (value,)
+    found = tuple(str(name) if isinstance(name, Path) else name for name in names)
+    if not found or not all(isinstance(name, str) and name for name in found):
+        raise ValueError("expected a path, or a list of paths")
+    if STDIN in found and len(found) > 1:
+        raise ValueError("standard input ('-') goes alone")
+    return found
+
+
+def _as_given(names: tuple[str, ...]) -> str | list[str]:
+    """For `run.json`: a text for one; what may be secret in a URL is left out."""
+    shown = [stores.told(name) if stores.is_url(name) else name for name in names]
+    return shown[0] if len(shown) == 1 else shown
+
+
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_names, json_schema_input_type=str | list[str]),
+    PlainSerializer(_as_given, return_type=str | list[str], when_used="json"),
+]
+"""What an input is named by: files, patterns, directories, URLs, or `-`."""
+
+
 class Job(Table):
     """One job, complete and checked."""
 
     name: Name | None = Field(default=None, description="Stands for {job}; if not given: the file's name.")
-    input: Path = Field(description="A JSON Lines file, plain or packed.")
+    input: Names = Field(description="JSON Lines: a file, pattern, directory, URL, '-' for stdin, or a list of them.")
     output: Path = Field(description="The run's directory.")
     model: str | None = Field(default=None, description="Of both stages; without it and a base_url: the embedded one.")
     base_url: HttpUrl | None = Field(default=None, repr=False, description="Of both stages; if not given: OpenAI's.")
@@ -120,7 +155,7 @@ class Job(Table):
 
     @model_validator(mode="after")
     def _places(self) -> Job:
-        if self.output == self.input or self.output.is_file():
+        if self.output.is_file() or (str(self.output) in self.input and not self.output.is_dir()):
             raise fault("output", f"{self.output} is a file; it is the run's directory and must be new or one of ours")
         if self.only is not None and self.arm != "s2a":
             raise fault("only", f"only = 'rewrite' and arm = '{self.arm}' exclude each other: that arm has no rewrite")

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from s2a_batch import placeholders
 from s2a_batch.errors import JobError
+from s2a_batch.inputnames import anchored
 from s2a_batch.job import Job
 from s2a_batch.jobfaults import Layer, explain
 from s2a_batch.stagejob import read_bytes
@@ -196,7 +197,7 @@ def anchor(table: dict[str, JsonValue], folder: Path) -> None:
     answer, rewrite = table.get("answer"), table.get("rewrite")
     of_stage = ("api_key_file", "schema_file")
     for part, names in (
-        (table, ("input", "output", "rewrites", "api_key_file")),
+        (table, ("output", "rewrites", "api_key_file")),
         (rewrite, of_stage),
         (answer, of_stage),
         (table.get("metrics"), ("textfile",)),
@@ -209,6 +210,11 @@ def anchor(table: dict[str, JsonValue], folder: Path) -> None:
         command = hook.get("command") if isinstance(hook, dict) else None
         if isinstance(command, list) and command and "/" in str(command[0]):  # else it is looked for in PATH
             command[0] = os.path.normpath(folder / Path(str(command[0])).expanduser())
+    given = table.get("input")
+    if isinstance(given, str):
+        table["input"] = anchored(given, folder)
+    elif isinstance(given, list):
+        table["input"] = [anchored(name, folder) if isinstance(name, str) else name for name in given]
     for part in (table, rewrite, answer):
         if isinstance(part, dict) and str(part.get("model", "")).endswith(".gguf"):
             part["model"] = os.path.normpath(folder / str(part["model"]))

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from s2a_batch.live import Live
     from s2a_batch.records import Usage
     from s2a_batch.report import StageTally, Tally
-    from s2a_batch.worker import Live
 
 PREFIX: Final = "s2a_batch_"
 _Rows: TypeAlias = "Iterable[tuple[tuple[str, ...], float | None]]"

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from s2a_batch.eventlog import EventLog
     from s2a_batch.exposition import Exposition
     from s2a_batch.job import Job
+    from s2a_batch.live import Finished, Live
     from s2a_batch.resume import Options
     from s2a_batch.telemetry import Telemetry
-    from s2a_batch.worker import Finished, Live
 
 
 _BUG_STATUS: Final = 70

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 
     Voice = Screen | EventLog
 
-Source = Annotated[Path, typer.Argument(help="A job file (.toml), or an input (.jsonl, .jsonl.gz).")]
+Source = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE..",
+        help="A job file (.toml), or an input: .jsonl files (.gz, .zst), a directory, a URL, '-' for stdin.",
+    ),
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run's directory.")]
 Model = Annotated[str | None, typer.Option(help="Model of both stages; 'embedded', or a .gguf file.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of both stages; default: OpenAI's.")]
@@ -53,8 +59,8 @@ Log = Annotated[
     Literal["text", "json"] | None,
     typer.Option("--log", help="How to speak on stderr: text, or one JSON object a line."),
 ]
-ExportInput = Annotated[
-    Path | None, typer.Argument(metavar="[INPUT]", help="The input; default: the one that run.json names.")
+Inputs = Annotated[
+    list[str] | None, typer.Argument(metavar="[INPUT..]", help="The input; default: the one that run.json names.")
 ]
 ExportFile = Annotated[Path, typer.Option("-o", "--output", help="A file to write; .gz packs it; '-': stdout.")]
 ExportForm = Annotated[
@@ -91,12 +97,12 @@ class Speech:
         self._quiet = False
         self._run: Path | None = None
 
-    def ask(self, form: str | None, source: Path, *, quiet: bool) -> None:
+    def ask(self, form: str | None, source: list[str], *, quiet: bool) -> None:
         """What the command line says, before there is a job."""
         self._form, self._quiet = form, quiet
         from s2a_batch.placeholders import name_of
 
-        self.job = name_of(source)
+        self.job = name_of(Path(source[0]))
 
     def of(self, job: Job) -> Voice:
         """The voice of a run of this job."""
@@ -141,8 +147,16 @@ def number(text: str) -> float | str:
     return int(found) if found.is_integer() else found
 
 
+def job_file(source: list[str]) -> Path | None:
+    """The job file that a command was given; None: it was given an input."""
+    files = [name for name in source if name.endswith(".toml")]
+    if files and len(source) > 1:
+        raise JobError(f"{files[0]}: a job file goes alone; it names the input itself")
+    return Path(files[0]) if files else None
+
+
 def load_job(
-    source: Path,
+    source: list[str],
     table: dict[str, JsonValue],
     settings: list[str] | None,
     day: str | date | None = None,
@@ -154,25 +168,26 @@ def load_job(
     from s2a_batch.placeholders import day_of, name_of
 
     parts = jobfile.option_layers(table, settings or ())
-    if source.suffix == ".toml":
-        parts = [*jobfile.read(source), *parts]
+    if (path := job_file(source)) is not None:
+        parts = [*jobfile.read(path), *parts]
     else:
-        parts = [Layer("command line", {"name": name_of(source), "input": str(source)}), *parts]
+        given: list[JsonValue] = [*source]
+        parts = [Layer("command line", {"name": name_of(Path(source[0])), "input": given}), *parts]
     at = day_of(day) if isinstance(day, str) else day
-    return jobfile.job_of(parts if keys is None else [*parts, Layer(str(source), keys)], at)
+    return jobfile.job_of(parts if keys is None else [*parts, Layer(source[0], keys)], at)
 
 
 def job_maker(
-    source: Path, table: dict[str, JsonValue], settings: list[str] | None, day: str | None
+    source: list[str], table: dict[str, JsonValue], settings: list[str] | None, day: str | None
 ) -> Callable[[dict[str, JsonValue]], Job]:
     """Makes the job of `load_job` anew, with further keys that win over all others; each time of the same day."""
     at = datetime.now(UTC) if day is None else day
     return lambda keys: load_job(source, table, settings, at, keys)
 
 
-def answer_table(answer: str | None, choices: list[str] | None, source: Path) -> dict[str, JsonValue]:
+def answer_table(answer: str | None, choices: list[str] | None, source: list[str]) -> dict[str, JsonValue]:
     """The [answer] table that --answer and --choice stand for."""
-    if answer == "choice" and not choices and source.suffix != ".toml":
+    if answer == "choice" and not choices and job_file(source) is None:
         raise JobError("--answer choice needs its options: --choice yes --choice no")
     found: dict[str, JsonValue] = {}
     if answer is not None:

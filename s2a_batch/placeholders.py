@@ -68,7 +68,8 @@ def _zone(offset: str | None) -> timezone:
 
 def name_of(path: Path) -> str:
     """A job's name by that of its file or input, without endings and with odd characters replaced."""
-    return _ODD.sub("_", path.stem if path.suffix == ".toml" else path.name.partition(".")[0]) or "job"
+    name = path.stem if path.suffix == ".toml" else path.name.partition(".")[0]
+    return _ODD.sub("_", name).lstrip("-.") or "job"
 
 
 def day_of(text: str) -> date:

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from s2a_batch import credentials, setup
 from s2a_batch.errors import JobError, StopRun
+from s2a_batch.inputnames import told
 from s2a_batch.inspect import preview
 from s2a_batch.lock import is_locked
 from s2a_batch.prices import prices_of
@@ -24,7 +25,6 @@ from s2a_batch.schedule.times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from s2a_batch.inspect import Preview
     from s2a_batch.job import Job
@@ -90,7 +90,7 @@ async def check(  # noqa: PLR0913  the command's options, each once
     options: Options,
     environ: Mapping[str, str],
     *,
-    source: Path,
+    source: str,
     online: bool,
     say: Callable[[str], None],
 ) -> Report:
@@ -111,7 +111,7 @@ async def check(  # noqa: PLR0913  the command's options, each once
         for line in str(error).splitlines():
             report.add("error", "job", line, _REFUSED)
         return report
-    report.add("ok", "job", str(source))
+    report.add("ok", "job", source)
     looks = setup.setup_looks(job, environ) | setup.directory_looks(job, options)
     del looks["prices"]  # which are looked at below
     faults = [about for about, look in looks.items() if not report.look(about, look)]
@@ -150,10 +150,14 @@ async def _input(report: Report, job: Job, options: Options) -> None:
         return
     if found.cut_short:
         report.add("error", "input", found.cut_short, _REFUSED)
-    for number, message in found.samples:
-        report.add("error", "line", f"{job.input}:{number}: {message}", _FAULTY_LINES)
+    name = told(job.input)
+    for place, message in found.samples:
+        where = f"{name}:{place}" if place.isdigit() else place
+        report.add("error", "line", f"{where}: {message}", _FAULTY_LINES)
     if more := found.bad.total() - len(found.samples):
-        report.add("error", "line", f"{job.input}: {more} more faulty lines", _FAULTY_LINES)
+        report.add("error", "line", f"{name}: {more} more faulty lines", _FAULTY_LINES)
+    for waiting in found.waiting:
+        report.add("warning", "line", str(waiting))
     report.add("ok", "lines", _counts(found))
     if found.without_id:
         report.add("ok", "ids", f"{found.without_id} of {found.pending} pending records have none")

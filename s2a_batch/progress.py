@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from s2a_batch.limits import Limiter
-    from s2a_batch.worker import Live
+    from s2a_batch.live import Live
 
 _REFRESH_S: Final = 0.25
 _RATE_WINDOW_S: Final = 10.0

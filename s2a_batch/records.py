@@ -153,6 +153,7 @@ class Outcome(Wire):
     checks: tuple[Check, ...] = ()
     policy: str | None = Field(default=None, description="What was done in place of answering from a sound rewrite.")
     stages: Stages = Stages()
+    file: str | None = Field(default=None, description="The line's, of an input of several files.")
     fingerprint: str
     started_at: str
     seconds: float
@@ -168,6 +169,7 @@ class Record:
         id_json: The input's id as JSON text, `null` when it has none.
         input_json: The whole input object as it stands in the file, ends trimmed.
         asked: What it asks.
+        file: The line's, of an input of several files.
     """
 
     key: str
@@ -175,6 +177,7 @@ class Record:
     id_json: bytes
     input_json: bytes
     asked: Asked
+    file: str | None = None
 
     @property
     def prompt(self) -> str:
@@ -198,6 +201,31 @@ class BadLine:
     raw: str | None
     kind: FailureKind
     message: str
+    file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Half a line at the end of a file that may still be written to: pending, and nothing of it is asked.
+
+    Attributes:
+        file: The line's, of an input of several files.
+        name: The file's, as messages say it.
+    """
+
+    line: int
+    file: str | None
+    name: str
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        why = "no newline and no whole JSON, as if still being written"
+        return f"{self.name} line {self.line}: {why}; it waits for the next run"
+
+
+def place_of(line: int, file: str | None) -> str:
+    """A line of the input, as short as it is clear: `12`, `b.jsonl:12`."""
+    return str(line) if file is None else f"{file}:{line}"
 
 
 @dataclass(slots=True)
@@ -223,6 +251,8 @@ class _Raw(Wire):
 
 def result_line(record: Record | BadLine, outcome: Outcome) -> bytes:
     """One strict JSON line, LF at its end, of a record and what became of it."""
+    if record.file is not None:
+        outcome = outcome.model_copy(update={"file": record.file})
     tail: list[bytes | memoryview]
     if record.input_json is not None:
         tail = [b',"input":', record.input_json]

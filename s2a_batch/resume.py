@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from s2a_batch import __version__, prompts, rundir
+from s2a_batch import __version__, inputnames, inputs, prompts, rundir
 from s2a_batch.account import Summary, Totals
 from s2a_batch.answers import answer_model
 from s2a_batch.errors import TRANSIENT, FailureKind, JobError, OutputError
@@ -164,15 +164,15 @@ def retried(job: Job, options: Options) -> frozenset[FailureKind] | None:
 def check_paths(job: Job) -> None:
     """Raise `JobError` when the input or a lent rewrite is not there, or is what the run writes."""
     try:
-        if job.input.resolve() in {(job.output / name).resolve() for name in rundir.LINE_FILES}:
-            raise JobError(f"{job.input}: a run cannot read what it writes; choose another output directory")
+        own = (*rundir.LINE_FILES, "dead_letters.1.jsonl", "old-1/" + rundir.RESULTS)
+        if (name := inputnames.reading(job.input, [job.output.resolve() / name for name in own])) is not None:
+            raise JobError(f"{name}: a run cannot read what it writes; choose another output directory")
         if job.rewrites is not None and job.rewrites.resolve() == job.output.resolve():
             raise JobError(f"rewrites = '{job.rewrites}' is this run itself, which uses its own anyway; leave it out")
         lent_rewrites(job)
-        if not job.input.exists():
-            raise JobError(f"{job.input}: cannot read the input: no such file")
+        inputs.check(job.input)
     except (OSError, ValueError) as error:
-        raise JobError(f"{job.input}: no usable path: {error}") from None
+        raise JobError(f"{inputnames.told(job.input)}: no usable path: {error}") from None
 
 
 def lent_rewrites(job: Job) -> Path | None:

@@ -1,7 +1,7 @@
-"""Lines to records: streams a JSON Lines file with physical line numbers, and judges each line.
+"""Lines to records: streams JSON Lines files with physical line numbers, and judges each line.
 
-Invariants: a line that cannot be asked comes out as a `BadLine` in its place, and one that is done is counted but not
-parsed, so counts add up.
+Invariants: a line that cannot be asked comes out as a `BadLine` in its place, one that may still be written as
+`Waiting`, and one that is done is counted but not parsed, so counts add up.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ import json
 import math
 import re
 from collections import Counter
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch.errors import FailureKind, JobError
+from s2a_batch import inputs
+from s2a_batch.errors import FailureKind, InputError, JobError
 from s2a_batch.forms import Number, UnusableInputError, asked, id_of, what
-from s2a_batch.records import BadLine, Known, Record
+from s2a_batch.records import BadLine, Known, Record, Waiting
 from s2a_batch.textlines import LongLine, blocks_of_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
-    from pathlib import Path
 
     from pydantic import JsonValue
 
     from s2a_batch.forms import Fields
+    from s2a_batch.inputs import Found, Given, Part
     from s2a_batch.keys import KeyIndex
+    from s2a_batch.textlines import Lines
 
 MAX_LINE_BYTES: Final = 64 << 20
 MAX_DEPTH: Final = 128
@@ -42,7 +46,8 @@ _WIDE: Final = {
     "UTF-32": re.compile(rb"\xff\xfe\0\0|\0\0\xfe\xff|[^\0]\0\0\0|\0\0\0[^\0]"),
     "UTF-16": re.compile(rb"\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]"),
 }
-_BINARY: Final = (b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1", b"BZh91AY&SY", b"\xfd7zXZ\0")
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_BINARY: Final = (b"PK\x03\x04", b"PAR1", b"BZh91AY&SY", b"\xfd7zXZ\0")
 
 
 class _BadLineError(Exception):
@@ -52,108 +57,108 @@ class _BadLineError(Exception):
 
 
 async def records(
-    path: Path,
+    given: Given | Found,
     fields: Fields,
     keys: KeyIndex,
     *,
     max_line_bytes: int = MAX_LINE_BYTES,
     reached: Callable[[int], None] = lambda _: None,
-) -> AsyncGenerator[Record | BadLine | Known]:
-    """Yield every non-blank line of the file once, in order; those whose record is done are counted, not parsed.
+) -> AsyncGenerator[Record | BadLine | Known | Waiting]:
+    """Yield every non-blank line of the input once, in order; those whose record is done are counted, not parsed.
 
     Args:
-        path: A JSON Lines file; `.gz` (any number of members) is unpacked on the way.
+        given: JSON Lines files, or what names them; `.gz` and `.zst` are unpacked on the way.
         fields: Under which names an input object holds its prompt and id.
         keys: Hands out each line's key, and knows what is done.
         max_line_bytes: A longer line fails; what it takes in memory beyond this is one block.
-        reached: Told up to which byte of the file, packed or not, it has been read.
+        reached: Told up to which byte of the input, packed or not, it has been read.
 
     Raises:
-        JobError: The file is missing, or is no JSON Lines at all (UTF-16, a JSON array, another format).
+        JobError: A file is missing, or the first is no JSON Lines at all (UTF-16, a JSON array, another format).
         InputError: Reading failed midway; all complete lines before it were yielded.
     """
-    number, is_fresh = 0, True
-    async for block in blocks_of_lines(path, max_line_bytes):
-        known, read = Known(), -block.carried_bytes
-        for start in range(0, len(block.lines), _TOGETHER):
-            lines = block.lines[start : start + _TOGETHER]
-            texts = [
-                line.head if isinstance(line, LongLine) else line.removeprefix(_BOM).strip(_BLANK) for line in lines
-            ]
-            is_fresh = is_fresh and not _is_begun(path, lines, texts, ended=block.ended)
-            for line, found in _read(
-                lines,
-                texts,
-                number,
-                fields=fields,
-                keys=keys,
-                known=known,
-                max_line_bytes=max_line_bytes,
-                ended=block.ended,
-            ):
-                read += 1 + (line.size_bytes if isinstance(line, LongLine) else len(line))
-                if found is not None:
-                    reached(block.position(read))
-                    yield found
-            number += len(lines)
-        reached(block.end)
-        if known.lines:
-            yield known
+    part, number, is_fresh = None, 0, True
+    found = given if isinstance(given, inputs.Found) else await inputs.find(given)
+    async with aclosing(blocks_of_lines(found, max_line_bytes)) as blocks:
+        async for block in blocks:
+            if block.part is not part:
+                part, number, is_fresh = block.part, 0, True
+            known, read = Known(), -block.carried_bytes
+            for start in range(0, len(block.lines), _TOGETHER):
+                lines = block.lines[start : start + _TOGETHER]
+                texts = [
+                    line.head if isinstance(line, LongLine) else line.removeprefix(_BOM).strip(_BLANK) for line in lines
+                ]
+                is_fresh = is_fresh and not _is_begun(block, lines, texts, is_first=part is found.parts[0])
+                judge = _Judge(part, fields, max_line_bytes, ended=block.ended)
+                for line, record in judge.all_of(lines, texts, number, keys, known):
+                    read += 1 + (line.size_bytes if isinstance(line, LongLine) else len(line))
+                    if record is not None:
+                        reached(block.position(read))
+                        yield record
+                number += len(lines)
+            reached(block.end)
+            if known.lines:
+                yield known
 
 
-def _is_begun(path: Path, lines: list[bytes | LongLine], texts: list[bytes], *, ended: bool) -> bool:
-    """Whether the first line that is not blank is among these; `JobError` when it shows that no line will do."""
+def _is_begun(block: Lines, lines: list[bytes | LongLine], texts: list[bytes], *, is_first: bool) -> bool:
+    """Whether a file's first line that is not blank is among these; raises when it shows that no line will do."""
     first = next((n for n, text in enumerate(texts) if text), None)
     if first is None:
         return False
-    if not isinstance(lines[first], LongLine):
-        _refuse_other_formats(path, texts[first], ended=ended)
+    if not isinstance(lines[first], LongLine) and (why := _other_format(block.part, texts[first], ended=block.ended)):
+        raise (JobError if is_first else InputError)(why)
     return True
 
 
-def _read(  # noqa: PLR0913  what a line is judged by, each once
-    lines: list[bytes | LongLine],
-    texts: list[bytes],
-    number: int,
-    *,
-    fields: Fields,
-    keys: KeyIndex,
-    known: Known,
-    max_line_bytes: int,
-    ended: bool,
-) -> list[tuple[bytes | LongLine, Record | BadLine | None]]:
-    """What each line asks, None of a blank or done one; `number` lines were before them."""
-    met = iter(keys.meet_all(text for text in texts if text))
-    found: list[tuple[bytes | LongLine, Record | BadLine | None]] = []
-    for place, (line, text) in enumerate(zip(lines, texts, strict=True), number + 1):
-        key, status = next(met) if text else ("", None)
-        record: Record | BadLine | None = None
-        if status is not None:
-            known.note(status)
-        elif isinstance(line, LongLine):
-            message = f"the line has {line.size_bytes} bytes, the limit is {max_line_bytes}"
-            record = BadLine(key, place, b"null", None, _text(text), "line_too_long", message)
-        elif text:
-            record = _record(text, place, fields, key, ended=ended)
-        found.append((line, record))
-    return found
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What lines of one file are judged by; `ended`: whether an LF ended the last of them."""
 
+    part: Part
+    fields: Fields
+    max_line_bytes: int
+    ended: bool
 
-def _record(line: bytes, number: int, fields: Fields, key: str, *, ended: bool) -> Record | BadLine:
-    try:
-        found = _parse(line)
-    except _BadLineError as error:
-        kind, message = error.kind, str(error)
-        if not ended and kind in ("bad_json", "not_utf8"):
-            kind = "cut_line"
-            message += "; the file ends without a newline, as if it were still being written: a later run reads it anew"
-        return BadLine(key, number, b"null", None, _text(line), kind, message)
-    name = id_of(found, fields)
-    id_json = _id_json(line, name, found.get(name))
-    try:
-        return Record(key, number, id_json, line, asked(found, fields))
-    except UnusableInputError as error:
-        return BadLine(key, number, id_json, line, None, "bad_prompt", str(error))
+    def all_of(
+        self, lines: list[bytes | LongLine], texts: list[bytes], number: int, keys: KeyIndex, known: Known
+    ) -> list[tuple[bytes | LongLine, Record | BadLine | Waiting | None]]:
+        """What each line asks, None of a blank or done one; `number` lines were before them."""
+        met = iter(keys.meet_all(text for text in texts if text))
+        found: list[tuple[bytes | LongLine, Record | BadLine | Waiting | None]] = []
+        file = self.part.file
+        for place, (line, text) in enumerate(zip(lines, texts, strict=True), number + 1):
+            key, status = next(met) if text else ("", None)
+            record: Record | BadLine | Waiting | None = None
+            if status is not None:
+                known.note(status)
+            elif isinstance(line, LongLine):
+                message = f"the line has {line.size_bytes} bytes, the limit is {self.max_line_bytes}"
+                record = BadLine(key, place, b"null", None, _text(text), "line_too_long", message, file)
+            elif text:
+                record = self._record(text, place, key)
+            found.append((line, record))
+        return found
+
+    def _record(self, line: bytes, number: int, key: str) -> Record | BadLine | Waiting:
+        file = self.part.file
+        try:
+            found = _parse(line)
+        except _BadLineError as error:
+            kind, message = error.kind, str(error)
+            if not self.ended and kind in ("bad_json", "not_utf8"):
+                if self.part.may_grow:
+                    return Waiting(number, file, self.part.name)
+                kind = "cut_line"
+                message += "; the input ends here without a newline, as if it had been cut off"
+            return BadLine(key, number, b"null", None, _text(line), kind, message, file)
+        name = id_of(found, self.fields)
+        id_json = _id_json(line, name, found.get(name))
+        try:
+            return Record(key, number, id_json, line, asked(found, self.fields), file)
+        except UnusableInputError as error:
+            return BadLine(key, number, id_json, line, None, "bad_prompt", str(error), file)
 
 
 def _parse(line: bytes) -> dict[str, JsonValue]:
@@ -245,17 +250,20 @@ def _text(raw: bytes) -> str:
     return text if len(text) <= _RAW_CHARS and len(raw) <= 4 * _RAW_CHARS else text[:_RAW_CHARS] + CUT_MARK
 
 
-def _refuse_other_formats(path: Path, line: bytes, *, ended: bool) -> None:
-    """Stop before the first request when the first line shows that no line will do."""
+def _other_format(part: Part, line: bytes, *, ended: bool) -> str | None:
+    """Why no line of a file that begins with this one will do."""
+    name, base = part.name, part.name.rpartition("/")[2]
     for encoding, start in _WIDE.items():
         if start.match(line):
-            how = f"iconv -f {encoding} -t UTF-8 {path.name} > utf8.jsonl"
-            raise JobError(f"{path}: {encoding}, expected UTF-8; hint: {how}")
+            return f"{name}: {encoding}, expected UTF-8; hint: iconv -f {encoding} -t UTF-8 {base} > utf8.jsonl"
     if line.startswith(b"\x1f\x8b"):
-        raise JobError(f"{path}: gzip data; hint: give the file the ending .gz")
+        return f"{name}: gzip data; hint: give the file the ending .gz (of a pipe: zcat)"
+    if line.startswith(_ZSTD):
+        return f"{name}: zstd data; hint: give the file the ending .zst, or unpack it (of a pipe: zstdcat)"
     if line.startswith(_BINARY):
-        raise JobError(f"{path}: compressed or binary data, expected JSON Lines; hint: unpack it first")
+        return f"{name}: compressed or binary data, expected JSON Lines; hint: unpack it first"
     array = _ARRAY.match(line)
     if array or (line == b"{" and ended):
         what, how = ("a JSON array", "'.[]'") if array else ("JSON over many lines", ".")
-        raise JobError(f"{path}: {what}, expected one object a line; hint: jq -c {how} {path.name} > lines.jsonl")
+        return f"{name}: {what}, expected one object a line; hint: jq -c {how} {base} > lines.jsonl"
+    return None

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from s2a_batch.job import Job
+    from s2a_batch.live import Finished, Live
     from s2a_batch.traces import Traces
-    from s2a_batch.worker import Finished, Live
 
 _LOOK_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0

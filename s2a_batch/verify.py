@@ -11,19 +11,19 @@ import os
 import re
 from contextlib import ExitStack, aclosing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 
-from s2a_batch import linefiles, rundir, source
+from s2a_batch import inputnames, linefiles, rundir, source
 from s2a_batch.errors import JobError, LockedError
 from s2a_batch.forms import Fields
 from s2a_batch.keys import KeyIndex, line_hash
-from s2a_batch.records import Known
+from s2a_batch.records import Known, Waiting, place_of
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from s2a_batch.records import Status
 
@@ -31,9 +31,10 @@ _SHOWN: Final = 20
 _HASH_CHARS: Final = 32
 # An answer or an input may hold the same names, so each place is tried; no text can: its quotes are escaped.
 _SPLICE: Final = re.compile(rb',"started_at":"[^"]*","seconds":[-+.0-9eE]+,"input":')
-Kind = Literal["pending", "duplicates", "damaged", "torn", "mismatched", "superseded", "rewrites_waiting"]
+Kind = Literal["pending", "unfinished", "duplicates", "damaged", "torn", "mismatched", "superseded", "rewrites_waiting"]
 _TOLD: Final[dict[Kind, str]] = {
     "pending": "pending: input lines without a result",
+    "unfinished": "unfinished: last lines of the input, as if still being written; they wait for the next run",
     "duplicates": "duplicates: results of a record that has one already",
     "damaged": "damaged: lines that are not whole JSON of ours",
     "torn": "torn: unfinished last lines",
@@ -41,12 +42,12 @@ _TOLD: Final[dict[Kind, str]] = {
     "superseded": "superseded: results whose line is gone from the input",
     "rewrites_waiting": "waiting: finished rewrites without a result",
 }
-_HARMLESS: Final[frozenset[Kind]] = frozenset({"superseded", "rewrites_waiting"})
+_HARMLESS: Final[frozenset[Kind]] = frozenset({"unfinished", "superseded", "rewrites_waiting"})
 
 
 @dataclass(slots=True)
 class Finding:
-    """How often something was found, and where first: `12` in the input, `results.jsonl:12` in a file of the run."""
+    """How often something was found, and where first: `12` or `b.jsonl:12` of the input, else a line of the run's."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -108,7 +109,7 @@ class Verdict:
         return "\n".join(rows)
 
 
-def verify(directory: Path, given: Path | None) -> Verdict:
+def verify(directory: Path, given: Sequence[str] | None) -> Verdict:
     """Compare a run's directory with its input, and repair it unless a run holds it.
 
     Args:
@@ -125,8 +126,8 @@ def verify(directory: Path, given: Path | None) -> Verdict:
         raise JobError(f"{directory}: no run here (it has no {rundir.MANIFEST}); give the directory that -o named")
     job = manifest.get("job")
     table = job if isinstance(job, dict) else {}
-    path = given or _input_of(directory, table)
-    found = Verdict(str(directory), str(path))
+    names = given or inputnames.recorded(table, directory, f"s2a-batch verify {directory} INPUT")
+    found = Verdict(str(directory), inputnames.told(names))
     run = rundir.RunDirectory(directory)
     with ExitStack() as stack, KeyIndex() as keys:
         try:
@@ -139,22 +140,11 @@ def verify(directory: Path, given: Path | None) -> Verdict:
         _find_duplicates(directory, keys, found)
         if not (found.running or found.read_only) and (found.findings["damaged"].count or found.findings["torn"].count):
             found.repaired = run.repair()
-        anyio.run(_read_input, path, keys, found)
+        anyio.run(_read_input, names, keys, found)
         found.findings["rewrites_waiting"].count = keys.rewrite_count()
         if gone := sum(keys.done().values()) - found.answered - found.failed:
             _find_superseded(directory, keys, found.findings["superseded"], gone)
     return found
-
-
-def _input_of(directory: Path, job: dict[str, JsonValue]) -> Path:
-    named = job.get("input")
-    if not isinstance(named, str):
-        raise JobError(f"{directory}: {rundir.MANIFEST} names no input; give it: s2a-batch verify {directory} INPUT")
-    if not Path(named).exists():
-        raise JobError(
-            f"{named}: the input that {rundir.MANIFEST} names is not there; give it: s2a-batch verify {directory} INPUT"
-        )
-    return Path(named)
 
 
 def _read_results(directory: Path, keys: KeyIndex, found: Verdict, *, only_rewrite: bool) -> None:
@@ -196,9 +186,9 @@ def _find_duplicates(directory: Path, keys: KeyIndex, found: Verdict) -> None:
     keys.begin_pass()
 
 
-async def _read_input(path: Path, keys: KeyIndex, found: Verdict) -> None:
+async def _read_input(names: Sequence[str], keys: KeyIndex, found: Verdict) -> None:
     # Under which names a line holds its prompt and id changes nothing of its key.
-    async with aclosing(source.records(path, Fields(), keys)) as records:
+    async with aclosing(source.records(names, Fields(), keys)) as records:
         async for record in records:
             if isinstance(record, Known):
                 found.lines += record.lines
@@ -206,7 +196,8 @@ async def _read_input(path: Path, keys: KeyIndex, found: Verdict) -> None:
                 found.answered += record.lines - record.failed
             else:
                 found.lines += 1
-                found.findings["pending"].add(str(record.line))
+                kind: Kind = "unfinished" if isinstance(record, Waiting) else "pending"
+                found.findings[kind].add(place_of(record.line, record.file))
 
 
 def _find_superseded(directory: Path, keys: KeyIndex, finding: Finding, count: int) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from s2a_batch.limits import Limiter
+    from s2a_batch.live import Live
     from s2a_batch.report import StageTally, Tally
-    from s2a_batch.worker import Live
 
 SCHEMA: Final = 1
 

@@ -9,23 +9,22 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
 
-from s2a_batch import source
+from s2a_batch import inputs, source
 from s2a_batch.dealer import Dealer
-from s2a_batch.errors import BudgetError, OutputError, StopRun
+from s2a_batch.errors import BudgetError, Drained, OutputError, StopRun
 from s2a_batch.fleet import Fleet
 from s2a_batch.flow import Alone, Fingerprints, Front
 from s2a_batch.keys import KeyIndex
 from s2a_batch.ledger import Ledger
-from s2a_batch.records import Known
+from s2a_batch.live import Finished, Live
+from s2a_batch.records import Known, Waiting
 from s2a_batch.report import Tally
 from s2a_batch.resume import Resume, check_paths, retried
 from s2a_batch.rewrites import FinishedRewrites
@@ -45,57 +44,8 @@ if TYPE_CHECKING:
 
 ROLES: Final = {"results": RESULTS, "dead_letters": DEAD_LETTERS, "rewrites": REWRITES, "manifest": MANIFEST}
 """What of a run is in which file."""
+_MOST_TOLD: Final = 5  # of a directory of many files that are all being written
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """How an execution ended.
-
-    Attributes:
-        exit_status: As in the README's table.
-        fault: What stopped it early; None when nothing did.
-    """
-
-    summary: Summary
-    exit_status: int
-    fault: StopRun | None
-
-
-@dataclass(slots=True)
-class Live:
-    """What those beside the run may look at while it goes; a display changes nothing.
-
-    Attributes:
-        started: On anyio's clock.
-        cause: Why it drains: a fault or a signal; None while it does not.
-        held_at: Since when a person has it paused, on anyio's clock; None: it is not.
-        held_s: How long earlier pauses took.
-        directory: The run's.
-        processes: How many carry the records.
-        steer: Has the run heed what a person changed.
-        ready: Set once the directory is locked and repaired and it is known what is done, before anything is appended.
-    """
-
-    tally: Tally
-    started: float
-    limiters: tuple[Limiter, ...] = ()
-    stopping: str | None = None
-    cause: StopRun | signal.Signals | None = None
-    held_at: float | None = None
-    held_s: float = 0.0
-    directory: Path = Path()
-    processes: int = 1
-    steer: Callable[[Order], None] = lambda _: None
-    ready: anyio.Event = field(default_factory=anyio.Event)
-    done_before: int = 0
-
-    def eta_s(self) -> float | None:
-        """About how long it takes from now on, at the pace so far; None when that cannot be told, or it stands."""
-        left, done = self.tally.left(), self.tally.finished
-        if not left or not done or self.stopping or self.held_at is not None:
-            return None
-        return (anyio.current_time() - self.started - self.held_s) * left / done
 
 
 def run_job(
@@ -151,7 +101,7 @@ class _Worker:
         self._signal: int | None = None
         self._read_all = False
         self._prepared = False
-        self._taken = self._met = 0
+        self._taken = self._met = self._unfinished = 0
 
     async def run(
         self, watch: Callable[[Live], Coroutine[None, None, None]], crew_of: Callable[[Front], Crew]
@@ -205,25 +155,38 @@ class _Worker:
 
     async def _pending(self) -> AsyncGenerator[Pending]:
         """The input's records that have no result yet, counted as they are read."""
-        with suppress(OSError):
-            self._tally.total_bytes = (await anyio.Path(self._job.input).stat()).st_size or None  # a pipe has none
-        job, reached = self._job, self._tally.reached
-        async with aclosing(source.records(job.input, job.fields, self._resume.keys, reached=reached)) as found:
-            async for record in found:
-                if isinstance(record, Known):
-                    self._tally.skip(record)
-                else:
-                    self._tally.read()
-                    if self._drain.is_set() or self._taken == self._options.limit:
+        with suppress(Drained):
+            found = await inputs.find(self._job.input, self._drain)
+            self._tally.total_bytes = found.size_bytes
+            keys, reached = self._resume.keys, self._tally.reached
+            reading = source.records(found, self._job.fields, keys, reached=reached)
+            async with aclosing(reading) as records:
+                async for record in records:
+                    if isinstance(record, Known):
+                        self._tally.skip(record)
+                    elif isinstance(record, Waiting):
+                        self._leave(record)
+                    else:
+                        self._tally.read()
+                        if self._drain.is_set() or self._taken == self._options.limit:
+                            return
+                        self._met += 1
+                        if self._met % self._options.every == 0:
+                            self._taken += 1
+                            yield record
+                    # A budget may have sufficed, which only a record that is still pending disproves.
+                    if self._drain.is_set() and (self._signal or not isinstance(self._fault, BudgetError)):
                         return
-                    self._met += 1
-                    if self._met % self._options.every == 0:
-                        self._taken += 1
-                        yield record
-                # A budget may have sufficed, which only a record that is still pending disproves.
-                if self._drain.is_set() and (self._signal or not isinstance(self._fault, BudgetError)):
-                    return
-        self._read_all = True
+            if self._unfinished > _MOST_TOLD:
+                self._say(f"and {self._unfinished - _MOST_TOLD} more unfinished last lines")
+            self._read_all = True
+
+    def _leave(self, unfinished: Waiting) -> None:
+        """Half a line stays pending, with a word about it."""
+        self._tally.read()
+        self._unfinished += 1
+        if self._unfinished <= _MOST_TOLD:
+            self._say(str(unfinished))
 
     def _steer(self, crew: Crew, order: Order) -> None:
         """Have all who ask heed a person's order. A pause stops no clock but those that count faults."""

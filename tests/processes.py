@@ -99,6 +99,7 @@ def start(
     environ: dict[str, str] | None = None,
     most_file_bytes: int | None = None,
     err: str | None = None,
+    stdin: Path | None = None,
 ) -> Program:
     """Start `s2a-batch ARGV` in a folder.
 
@@ -108,6 +109,7 @@ def start(
         environ: Variables apart from PATH.
         most_file_bytes: No file may grow larger; a write beyond fails as on a full disk.
         err: The file where stderr goes instead; "" is a pipe that nobody reads.
+        stdin: What it reads from; a named pipe is opened when its writer comes.
     """
     number = sum(1 for _ in folder.parent.glob(f"{folder.name}-*.err"))
     files = folder.parent / f"{folder.name}-{number}"
@@ -117,22 +119,30 @@ def start(
     process = _CONTEXT.Process(
         target=_program,
         args=(folder, words, ENVIRON | (environ or {}), files),
-        kwargs={"most": most_file_bytes, "err": err},
+        kwargs={"most": most_file_bytes, "err": err, "stdin": stdin},
         daemon=True,
     )
     process.start()
     return Program(process, files)
 
 
-def run(folder: Path, *argv: str | Path, environ: dict[str, str] | None = None, within_s: float = 60) -> Done:
+def run(
+    folder: Path,
+    *argv: str | Path,
+    environ: dict[str, str] | None = None,
+    within_s: float = 60,
+    stdin: Path | None = None,
+) -> Done:
     """Run `s2a-batch ARGV` in a folder to its end."""
-    return start(folder, *argv, environ=environ).wait(within_s)
+    return start(folder, *argv, environ=environ, stdin=stdin).wait(within_s)
 
 
 @contextmanager
-def running(folder: Path, *argv: str | Path, environ: dict[str, str] | None = None) -> Iterator[Program]:
+def running(
+    folder: Path, *argv: str | Path, environ: dict[str, str] | None = None, stdin: Path | None = None
+) -> Iterator[Program]:
     """A started program that does not outlive the block."""
-    program = start(folder, *argv, environ=environ)
+    program = start(folder, *argv, environ=environ, stdin=stdin)
     try:
         yield program
     finally:
@@ -141,9 +151,18 @@ def running(folder: Path, *argv: str | Path, environ: dict[str, str] | None = No
 
 
 def _program(
-    folder: Path, argv: list[str], environ: dict[str, str], files: Path, *, most: int | None, err: str | None
+    folder: Path,
+    argv: list[str],
+    environ: dict[str, str],
+    files: Path,
+    *,
+    most: int | None,
+    err: str | None,
+    stdin: Path | None,
 ) -> NoReturn:
     os.chdir(folder)
+    if stdin is not None:
+        os.dup2(os.open(stdin, os.O_RDONLY), 0)
     os.environ.clear()
     os.environ.update(environ)
     for fd, name in ((1, files.with_suffix(".out")), (2, err or files.with_suffix(".err"))):

@@ -14,7 +14,7 @@ from s2a_batch.errors import Drained, EndpointError, JobError, StopRun
 from s2a_batch.report import Tally
 from s2a_batch.resume import Options
 from s2a_batch.setup import check_setup
-from s2a_batch.worker import Live, run_job
+from s2a_batch.worker import run_job
 from tests.fakes import a_job, a_record
 from tests.server import key_digest
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from s2a_batch.job import Job
+    from s2a_batch.live import Live
     from s2a_batch.records import Status
     from tests.server import Plan, Upstream
 

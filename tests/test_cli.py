@@ -87,7 +87,7 @@ def test_quiet_says_nothing_when_all_is_well_and_why_when_not(
         (["run"], "Missing argument"),
         (["run", "--no-such-option"], "No such option"),
         (["rum"], "No such command"),
-        (["run", "missing.jsonl", "-o", "out", "--base-url", "http://127.0.0.1:9", "--model", "m"], "no such file"),
+        (["run", "missing.jsonl", "-o", "out", "--base-url", "http://127.0.0.1:9", "--model", "m"], "No such file"),
         (["run", "in.jsonl", "--model", "m"], 'no output; give -o DIR (or output = ".." in the job file)'),
         ([*RUN, "--base-url", "http://h/v1", "--answer", "choice"], "--choice yes --choice no"),
         ([*RUN, "--base-url", "http://h/v1", "--answer", "int", "--choice", "a"], "--choice goes with --answer choice"),

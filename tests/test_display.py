@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from s2a_batch.display import Screen
 from s2a_batch.errors import EndpointError
 from s2a_batch.inspect import Standing
+from s2a_batch.live import Finished
 from s2a_batch.records import Usage
 from s2a_batch.report import Tally
-from s2a_batch.worker import Finished
 from tests.processes import RUN, Program, read_lines, run, start
 from tests.rundata import encoded, failed, result, stage
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from s2a_batch.errors import BudgetError, meaning
 from s2a_batch.eventlog import EventLog
+from s2a_batch.live import Live
 from s2a_batch.report import Tally
-from s2a_batch.worker import Live
 from tests.fakes import a_limiter
 from tests.processes import ROOT, RUN, Done, caps, manifest, run, running, start, write_input
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2a_batch import source
+from s2a_batch import inputs, source
 from s2a_batch.export.joined import Joined, Row
 from s2a_batch.forms import Fields
 from s2a_batch.keys import KeyIndex, key_text, line_hash
@@ -61,7 +61,7 @@ def rows_of(out: Path, *, only_rewrite: bool = False, most: int = source.MAX_LIN
 
     async def collect() -> tuple[list[Row], Joined]:
         with Joined(out, only_rewrite=only_rewrite, id_field="id") as joined:
-            async with aclosing(joined.rows(out.parent / "in.jsonl", max_line_bytes=most)) as rows:
+            async with aclosing(joined.rows(await inputs.find(out.parent / "in.jsonl"), max_line_bytes=most)) as rows:
                 return [row async for row in rows], joined
 
     return asyncio.run(collect())
@@ -184,7 +184,7 @@ def test_a_directory_that_is_set_aside_meanwhile_is_read_to_its_end(tmp_path: Pa
 
     async def collect() -> list[str]:
         with _Overtaken(out, only_rewrite=False, id_field="id") as joined:
-            async with aclosing(joined.rows(tmp_path / "in.jsonl")) as rows:
+            async with aclosing(joined.rows(await inputs.find(tmp_path / "in.jsonl"))) as rows:
                 return [row.status async for row in rows]
 
     assert asyncio.run(collect()) == ["answered"] * 5

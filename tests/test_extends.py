@@ -58,7 +58,7 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
     shared = 'model = "m.gguf"\napi_key_file = "key"\n[answer]\nmodel = "a"\nschema_file = "s.json"'
     written(tmp_path / "shared", base=shared)
     made = jobfile.load(written(tmp_path / "jobs", job=f'extends = "../shared/base.toml"\n{LEAST}'))
-    assert made.input == tmp_path / "jobs" / "in.jsonl"
+    assert made.input == (str(tmp_path / "jobs" / "in.jsonl"),)
     assert made.model == str(tmp_path / "shared" / "m.gguf")
     assert (made.api_key_file, made.answer.schema_file) == (
         tmp_path / "shared" / "key",

@@ -14,11 +14,12 @@ from s2a_batch import jobfile
 from s2a_batch.resume import Options
 from s2a_batch.rundir import DEAD_LETTERS, RESULTS
 from s2a_batch.verify import verify
-from s2a_batch.worker import Live, run_job
+from s2a_batch.worker import run_job
 from tests.bench.soak import Night, soak
 from tests.processes import read_lines, write_input
 
 if TYPE_CHECKING:
+    from s2a_batch.live import Live
     from tests.server import Plan, Reply, Rule, Stage, Upstream
 
 RECORDS = 6

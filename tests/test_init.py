@@ -97,7 +97,7 @@ def test_paths_are_as_seen_from_where_the_command_runs(tmp_path: Path) -> None:
     command = ["init", "jobs/night.toml", "--input", "rows.jsonl", "-o", "out", "--model", "m.gguf"]
     assert run(work, *command).status == 0
     made = jobfile.load(work / "jobs" / "night.toml")
-    assert (made.input, made.output, made.model) == (work / "rows.jsonl", work / "out", str(work / "m.gguf"))
+    assert (made.input, made.output, made.model) == ((str(work / "rows.jsonl"),), work / "out", str(work / "m.gguf"))
 
 
 def test_the_written_file_passes_its_check(tmp_path: Path) -> None:

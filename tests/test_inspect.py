@@ -161,7 +161,7 @@ async def test_a_dry_run_finds_what_a_run_would_find(finished: Path) -> None:
     table = {"input": finished.parent / "in.jsonl", "model": "m", "base_url": "http://127.0.0.1:9/v1"}
     fresh = await dry_run(Job.model_validate({**table, "output": finished.parent / "new"}), Options(), {})
     assert (fresh.lines, fresh.pending, fresh.done, dict(fresh.bad)) == (8, 7, 0, {"bad_prompt": 1})
-    assert fresh.samples[0][0] == 8
+    assert fresh.samples[0][0] == "8"
     assert fresh.requests == 14
     assert fresh.prompt_tokens == round(sum(len(json.loads(row)["prompt"]) for row in ROWS[:7]) / 3.5)
     job = Job.model_validate({**table, "output": finished})

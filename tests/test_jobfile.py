@@ -201,7 +201,7 @@ def test_relative_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
     """Cron and systemd run a job from anywhere; it must read and write in the same places."""
     text = 'model = "m.gguf"\n[rewrite]\nmodel = "sub/r.gguf"\n[answer]\nmodel = "/abs/a.gguf"\nschema_file = "s.json"'
     made = jobfile.load(written(tmp_path, text))
-    assert (made.input, made.output) == (tmp_path / "in.jsonl", tmp_path / "out")
+    assert (made.input, made.output) == ((str(tmp_path / "in.jsonl"),), tmp_path / "out")
     assert (made.model, made.rewrite.model) == (str(tmp_path / "m.gguf"), str(tmp_path / "sub/r.gguf"))
     assert made.answer.model == "/abs/a.gguf"
     assert made.answer.schema_file == tmp_path / "s.json"

@@ -80,7 +80,7 @@ def test_a_command_that_goes_over_midnight_stays_in_its_day(tmp_path: Path) -> N
     """The arms of a comparison are made one after the other, and belong into one directory."""
     path = tmp_path / "night.toml"
     path.write_text('input = "a.jsonl"\noutput = "{job}-{date}"\n')
-    make = job_maker(path, {}, None, "2026-03-01")
+    make = job_maker([str(path)], {}, None, "2026-03-01")
     assert make({}).output == make({}).output == tmp_path / "night-2026-03-01"
 
 

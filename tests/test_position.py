@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from s2a_batch.worker import Live
+    from s2a_batch.live import Live
     from tests.server import Plan, Upstream
 
 BLOCK = 1 << 20

@@ -27,12 +27,13 @@ from s2a_batch import jobfile
 from s2a_batch.resume import Options
 from s2a_batch.rundir import DEAD_LETTERS, LINE_FILES, MANIFEST, RESULTS, REWRITES
 from s2a_batch.verify import verify
-from s2a_batch.worker import Live, run_job
+from s2a_batch.worker import run_job
 from tests.processes import ENVIRON, OPEN, ROOT, RUN, read_lines, run, strict, write_input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from s2a_batch.live import Live
     from tests.server import Plan, Upstream
 
 RECORDS = 12

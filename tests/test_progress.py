@@ -14,10 +14,10 @@ from rich.console import Console
 
 from s2a_batch.display import Screen
 from s2a_batch.limits import Limiter
+from s2a_batch.live import Live
 from s2a_batch.progress import Rates, area, short
 from s2a_batch.records import Usage
 from s2a_batch.report import StageTally, Tally
-from s2a_batch.worker import Live
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from s2a_batch import errors, jobfile, rundir
+from s2a_batch import errors, inputs, jobfile, rundir
 from s2a_batch.bounds import Limits, Retry
 from s2a_batch.caps import Budget, Price
 from s2a_batch.checks.verdicts import VERDICTS
@@ -139,7 +139,7 @@ def test_layers_and_modules_are_those_of_the_package() -> None:
 def test_every_job_file_loads(path: Path) -> None:
     """A sample that does not load teaches distrust."""
     job = jobfile.load(path)
-    assert job.input.exists()
+    inputs.check(job.input)
     assert job.output.parent == ROOT / "runs"
 
 

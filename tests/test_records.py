@@ -26,7 +26,6 @@ from s2a_batch.records import (
     Attempt,
     BadLine,
     Check,
-    Known,
     Outcome,
     Record,
     RecordFault,
@@ -70,12 +69,12 @@ def read(line: bytes) -> Record | BadLine:
         with KeyIndex() as keys:
             async with aclosing(source.records(path, Fields(), keys)) as records:
                 record = await anext(records)
-                assert not isinstance(record, Known)
+                assert isinstance(record, Record | BadLine)
                 return record
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "in.jsonl"
-        path.write_bytes(line)
+        path.write_bytes(line + b"\n")
         return asyncio.run(first(path))
 
 

@@ -122,7 +122,10 @@ def test_a_run_that_takes_too_long_is_drained_and_the_others_have_their_turn(
     write_job(folder, up, "b")
     done = run(folder, "schedule", "a.toml", "b.toml", "--once", "--state", "state.json")
     assert done.status == 143
-    assert "a.toml: ended with 143: interrupted by SIGTERM, the rest is pending (stopped after its timeout_s of 4)" in done.err
+    assert (
+        "a.toml: ended with 143: interrupted by SIGTERM, the rest is pending (stopped after its timeout_s of 4)"
+        in done.err
+    )
     assert "b.toml: ended with 0" in done.err
 
 

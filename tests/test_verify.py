@@ -219,7 +219,7 @@ def test_every_loss_and_every_double_is_counted_and_nothing_else(
     times = [data.draw(st.integers(0, 2)) for _ in lines]
     kept = data.draw(st.permutations([line for line, n in zip(lines, times, strict=True) for _ in range(n)]))
     path.write_bytes(b"".join(kept))
-    found: Verdict = verify(folder / "out", folder / "in.jsonl")
+    found: Verdict = verify(folder / "out", [str(folder / "in.jsonl")])
     assert found.findings["pending"].count == times.count(0)
     assert found.findings["duplicates"].count == times.count(2)
     assert found.findings["mismatched"].count == found.findings["damaged"].count == 0

@@ -9,11 +9,11 @@ import anyio
 import pytest
 from rich.console import Console
 
+from s2a_batch.live import Live
 from s2a_batch.orders import Order
 from s2a_batch.progress import Rates, area
 from s2a_batch.report import Tally
 from s2a_batch.vitals import Vitals
-from s2a_batch.worker import Live
 from tests.fakes import a_limiter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]

@@ -12,13 +12,14 @@ from blockbuster import BlockBuster
 
 from s2a_batch.job import Job
 from s2a_batch.resume import Options
-from s2a_batch.worker import Live, run_job
+from s2a_batch.worker import run_job
 from tests.processes import RUN, Done, Program, read_lines, run, running, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from s2a_batch.live import Live
     from tests.server import Plan, Reply, Upstream
 
 RECORDS = 12

@@ -73,7 +73,7 @@ def check(  # noqa: PLR0913  the command's options
     table = options.table_of(places, None) | options.answer_table(answer, choice, source)
     make = functools.partial(options.load_job, source, table, setting, day)
     how = Options(None)
-    looking = functools.partial(look, make, how, os.environ, source=source, online=online, say=screen.say)
+    looking = functools.partial(look, make, how, os.environ, source=" ".join(source), online=online, say=screen.say)
     found = anyio.run(looking)
     text = found.to_json() if as_json else found.to_text(only_faults=quiet)
     if text:

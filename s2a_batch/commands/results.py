@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from s2a_batch.job import Job
-    from s2a_batch.worker import Finished
+    from s2a_batch.live import Finished
 
 
 def compare(  # noqa: PLR0913  the command's options
@@ -59,9 +59,9 @@ def compare(  # noqa: PLR0913  the command's options
     def run(job: Job, how: Options, environ: Mapping[str, str]) -> Finished:
         return run_watched(job, how, voice, f"{speech.job}/{job.output.name}", environ)
 
-    audience = Audience(voice.say, run)
+    audience, folder = Audience(voice.say, run), Path(source[0]).parent
     with hooks.telling(speech.job, first, ROLES, voice.error) as story:
-        exit_status, text = compare_and_report(make, source.parent, how, audience, html, as_json=as_json)
+        exit_status, text = compare_and_report(make, folder, how, audience, html, as_json=as_json)
         story.ended(exit_status)
     sys.stdout.write(text)
     raise typer.Exit(exit_status)
@@ -70,7 +70,7 @@ def compare(  # noqa: PLR0913  the command's options
 def export(  # noqa: PLR0913  the command's options
     directory: Annotated[Path, typer.Argument(help="A run's directory.")],
     output: options.ExportFile,
-    source: options.ExportInput = None,
+    source: options.Inputs = None,
     form: options.ExportForm = None,
     fields: options.ExportFields = None,
     status: options.ExportStatus = "all",
@@ -139,7 +139,7 @@ def status(
 
 def show(
     directory: Annotated[Path, typer.Argument(help="A run's directory.")],
-    record: Annotated[str, typer.Argument(metavar="ID", help="An id of the input, a key, or line:N.")],
+    record: Annotated[str, typer.Argument(metavar="ID", help="An id of the input, a key, line:N or FILE:N.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result line as it stands.")] = False,
 ) -> None:
     """Show one record: original, what the rewrite removed, answer, attempts."""
@@ -156,9 +156,7 @@ def show(
 
 def verify(
     directory: Annotated[Path, typer.Argument(help="A run's directory.")],
-    source: Annotated[
-        Path | None, typer.Argument(metavar="[INPUT]", help="The input; default: the one that run.json names.")
-    ] = None,
+    source: options.Inputs = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Prove that each input line has exactly one result, and repair what a crash left.

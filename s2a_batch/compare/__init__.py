@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from s2a_batch import linefiles, rundir
+from s2a_batch import inputnames, linefiles, rundir
 from s2a_batch.caps import Budget
 from s2a_batch.compare import htmlpage, matching, plan
 from s2a_batch.compare.purse import Purse
 from s2a_batch.compare.weighing import RECORDS, Weighing
 from s2a_batch.compare.wording import as_text
-from s2a_batch.errors import JobError, OutputError
+from s2a_batch.errors import OutputError
 from s2a_batch.resume import check_paths
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from s2a_batch.compare.comparison import Comparison
     from s2a_batch.compare.plan import Arm
     from s2a_batch.job import Job
+    from s2a_batch.live import Finished
     from s2a_batch.resume import Options
-    from s2a_batch.worker import Finished
 
 FIGURES: Final = "compare.json"
 ROLES: Final = {"figures": FIGURES, "records": RECORDS}
@@ -84,8 +84,7 @@ def compare(
     """
     base = make({})
     check_paths(base)
-    if not base.input.is_file():
-        raise JobError(f"{base.input}: is no file; a comparison reads its input once for each arm and once more")
+    inputnames.check_lasting(base.input, "a comparison reads its input once for each arm and once more")
     arms, judge = plan.plan(base, make, folder), plan.judge_job(base)
     running = [arm for arm in arms if arm.same_as is None]
     jobs = [*(arm.job for arm in running), *([] if judge is None else [judge])]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeAlias
 from s2a_batch import linefiles, rundir, source
 from s2a_batch.keys import KeyIndex
 from s2a_batch.prices import prices_of
-from s2a_batch.records import BadLine, Known, Record, Usage
+from s2a_batch.records import BadLine, Known, Record, Usage, Waiting
 from s2a_batch.resume import retried
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ async def match(job: Job, shelves: Sequence[Shelf], limit: int | None) -> AsyncG
                 if number == limit:
                     return
                 number += 1
-                if not isinstance(record, Known):
+                if not isinstance(record, Known | Waiting):
                     yield _matched(record, shelves)
 
 
@@ -226,7 +226,7 @@ async def pending(job: Job, limit: int | None, options: Options) -> int:
                 if number == limit:
                     break
                 number += 1
-                left += not isinstance(record, Known) and done.done_as(record.key) is None
+                left += not isinstance(record, Known | Waiting) and done.done_as(record.key) is None
     return left
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch import resume, rundir
+from s2a_batch.compare.judging import QUESTIONS
 from s2a_batch.errors import JobError
 from s2a_batch.job import fingerprint
 from s2a_batch.jobfile import anchor, build
@@ -94,7 +95,7 @@ def judge_job(base: Job) -> Job | None:
         shared["price"] = base.price.model_dump(mode="json")
     table: dict[str, JsonValue] = {
         **shared,
-        "input": str(base.output / JUDGE / "questions.jsonl"),
+        "input": str(base.output / JUDGE / QUESTIONS),
         "output": str(base.output / JUDGE),
         "arm": "baseline",
         "fields": {"system": "system"},
@@ -103,7 +104,7 @@ def judge_job(base: Job) -> Job | None:
     job = build(table, "[compare.judge]")
     # Another judge is another run: what the first one found stays, and neither stands in the other's way.
     place = base.output / JUDGE / fingerprint(resume.settings_of(job))
-    return job.model_copy(update={"input": place / "questions.jsonl", "output": place})
+    return job.model_copy(update={"input": (str(place / QUESTIONS),), "output": place})
 
 
 def check(jobs: Sequence[Job], options: Options, environ: Mapping[str, str]) -> None:

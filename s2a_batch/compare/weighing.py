@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from s2a_batch import linefiles, rundir
+from s2a_batch import inputnames, linefiles, rundir
 from s2a_batch.compare import judging, matching, scoring
 from s2a_batch.compare.comparison import Comparison
 from s2a_batch.compare.counting import Count
@@ -55,7 +55,7 @@ class Weighing:
         """Write what the judge is to be asked; returns how many questions there are. Without a judge: 0."""
         if self._judge is None:
             return 0
-        with judging.Questions(self._judge.input) as questions:
+        with judging.Questions(self._judge.output / judging.QUESTIONS) as questions:
 
             def add(record: Matched) -> None:
                 for name, line in self._questions(record):
@@ -79,7 +79,7 @@ class Weighing:
             self._write_records(shelves, count)
             arms, pairs, agreements = count.finish(shelves)
         return Comparison(
-            input=str(self._base.input),
+            input=inputnames.told(self._base.input),
             output=str(self._base.output),
             way=self._way,
             expected=compare.expected,

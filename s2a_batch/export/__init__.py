@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 
-from s2a_batch import linefiles, rundir
+from s2a_batch import inputnames, inputs, linefiles, rundir
 from s2a_batch.errors import JobError
 from s2a_batch.export import outfile, parquet, tables
 from s2a_batch.export.joined import Joined
@@ -24,12 +24,13 @@ from s2a_batch.export.outfile import OutFile
 from s2a_batch.export.spans import Paths, members
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pydantic import JsonValue
 
     from s2a_batch.export.joined import RowStatus
     from s2a_batch.export.tables import Table
+    from s2a_batch.inputs import Found
     from s2a_batch.records import Level
 
 Form = Literal["jsonl", "csv", "parquet", "chat"]
@@ -91,7 +92,7 @@ class Exported:
         return "\n".join(rows + self.notes)
 
 
-def export(directory: Path, given: Path | None, output: Path, options: Options) -> Exported:
+def export(directory: Path, given: Sequence[str] | None, output: Path, options: Options) -> Exported:
     """Write a run's answers in the order of its input.
 
     Args:
@@ -106,10 +107,12 @@ def export(directory: Path, given: Path | None, output: Path, options: Options) 
         OutputError: The output cannot be written, or the directory not be read.
     """
     job = _job_of(directory)
-    path = given or _input_of(directory, job)
+    names = given or inputnames.recorded(job, directory, f"s2a-batch export {directory} INPUT -o FILE")
     form = options.form or _form_of(output)
     _check(form, output, options)
-    outfile.refuse_run_files(output, path)
+    outfile.refuse_run_files(output, names)
+    source = anyio.run(inputs.find, names)
+    has_files = any(part.file is not None for part in source.parts)
     found = Exported("stdout" if output == outfile.STDOUT else str(output))
     named = job.get("fields")
     fields = named if isinstance(named, dict) else {}
@@ -119,7 +122,7 @@ def export(directory: Path, given: Path | None, output: Path, options: Options) 
         only_rewrite = job.get("only") == "rewrite"
         id_field = str(fields.get("id") or "id")
         joined = stack.enter_context(Joined(directory, only_rewrite=only_rewrite, id_field=id_field))
-        paths = options.fields or _columns(directory, job)
+        paths = options.fields or _columns(directory, job, has_files=has_files)
         table: Table
         if form == "parquet":
             table = stack.enter_context(parquet.Parquet(out, paths))
@@ -130,23 +133,22 @@ def export(directory: Path, given: Path | None, output: Path, options: Options) 
         else:
             table = tables.Objects(out, options.fields) if options.fields else tables.Lines(out)
         sieve = _Sieve(options, chat=form == "chat")
-        unseen = anyio.run(functools.partial(_write, joined, path, table, sieve, found))
+        unseen = anyio.run(functools.partial(_write, joined, source, table, sieve, found))
         if joined.results and not joined.matched and not options.pending and found.lines:
-            raise JobError(
-                f"{path}: none of its {found.lines} lines has a result in {directory}; is it this run's input?"
-            )
+            none = f"none of its {found.lines} lines has a result in {directory}"
+            raise JobError(f"{inputnames.told(names)}: {none}; is it this run's input?")
         found.notes = [*_notes(joined), *sieve.notes()]
         if options.fields and found.rows and unseen:
             found.notes.append(f"no row has a value at: {', '.join(sorted(unseen))}")
     return found
 
 
-async def _write(joined: Joined, path: Path, table: Table, sieve: _Sieve, found: Exported) -> set[str]:
+async def _write(joined: Joined, source: Found, table: Table, sieve: _Sieve, found: Exported) -> set[str]:
     """Every row of the input to the table, unless the sieve holds it back; returns the paths that led nowhere."""
     paths, judged = Paths((*table.paths, *_JUDGED) if sieve.judges else table.paths), len(table.paths)
     unseen = set(enumerate(table.paths))
     needed = bool(table.paths) or sieve.judges
-    async with aclosing(joined.rows(path)) as rows:
+    async with aclosing(joined.rows(source)) as rows:
         async for row in rows:
             found.lines += 1
             reason = sieve.by_status(row.status)
@@ -223,16 +225,6 @@ def _job_of(directory: Path) -> Mapping[str, JsonValue]:
     return job if isinstance(job, dict) else {}
 
 
-def _input_of(directory: Path, job: Mapping[str, JsonValue]) -> Path:
-    named = job.get("input")
-    how = f"give it: s2a-batch export {directory} INPUT -o FILE"
-    if not isinstance(named, str):
-        raise JobError(f"{directory}: {rundir.MANIFEST} names no input; {how}")
-    if not Path(named).exists():
-        raise JobError(f"{named}: the input that {rundir.MANIFEST} names is not there; {how}")
-    return Path(named)
-
-
 def _form_of(output: Path) -> Form:
     ending = Path(output.name.removesuffix(".gz")).suffix
     return "csv" if ending == ".csv" else "parquet" if ending == ".parquet" else "jsonl"
@@ -252,13 +244,13 @@ def _check(form: Form, output: Path, options: Options) -> None:
             raise JobError(f"--fields: '{name}' stands twice or is empty; give dotted paths: id,answer.answer")
 
 
-def _columns(directory: Path, job: Mapping[str, JsonValue]) -> tuple[str, ...]:
+def _columns(directory: Path, job: Mapping[str, JsonValue], *, has_files: bool) -> tuple[str, ...]:
     """The usual columns of a table: the answers' own names among them."""
     if job.get("only") == "rewrite":
         own = ["rewrite.relevant_context", "rewrite.user_query"]
     else:
         own = [f"answer.{name}" for name in _answer_names(directory, job)]
-    return ("id", "line", "status", *own, "error.kind")
+    return ("id", *(("file",) if has_files else ()), "line", "status", *own, "error.kind")
 
 
 def _answer_names(directory: Path, job: Mapping[str, JsonValue]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,10 +31,14 @@ from s2a_batch.textlines import LongLine, blocks_of_lines
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
+    from s2a_batch.inputs import Found
+
 RowStatus: TypeAlias = Status | Literal["pending"]
 _BOM: Final = b"\xef\xbb\xbf"
 _BLANK: Final = b" \t\r"
 _LINE: Final = b'","line":'
+# Only a result's own fields are so joined: within a text the quotes are escaped, in an answer a fingerprint is rare.
+_FILE: Final = re.compile(rb',"file":(null|"(?:[^"\\]|\\.)*"),"fingerprint":"[0-9a-f]+","started_at":"')
 _RAW_CHARS: Final = 4_000
 _PLACE_BYTES: Final = 8
 _BLOCK_BYTES: Final = 1 << 16
@@ -48,7 +53,7 @@ class Row:
     Attributes:
         number: Its line number in the input as it is now.
         status: `pending` without a result.
-        line: The result line, without LF and with this line number; of a pending one a line of the same fields.
+        line: The result line, without LF and with this number and file; of a pending one a line of the same fields.
     """
 
     number: int
@@ -122,6 +127,7 @@ class Joined(KeyIndex):
         self._stack = ExitStack()
         self._files: list[_File] = []
         self._places: memoryview
+        self._input_file = b"null"
         self.results = self.matched = self.doubled = self.damaged = 0
 
     def __enter__(self) -> Self:
@@ -145,16 +151,19 @@ class Joined(KeyIndex):
         super().close()
         self._stack.close()
 
-    async def rows(self, path: Path, *, max_line_bytes: int = MAX_LINE_BYTES) -> AsyncGenerator[Row]:
+    async def rows(self, source: Found, *, max_line_bytes: int = MAX_LINE_BYTES) -> AsyncGenerator[Row]:
         """Every non-blank line of the input, in order; of one over the limit no more than its head is looked at.
 
         Raises:
-            JobError: The input is missing.
+            JobError: A file of the input is missing.
             InputError: It cannot be read to its end.
             OutputError: A result cannot be read.
         """
-        number = 0
-        async for block in blocks_of_lines(path, max_line_bytes):
+        part, number = None, 0
+        async for block in blocks_of_lines(source, max_line_bytes):
+            if block.part is not part:
+                part, number = block.part, 0
+                self._input_file = b"null" if part.file is None else json.dumps(part.file, ensure_ascii=False).encode()
             for line in block.lines:
                 number += 1
                 text = line.head if isinstance(line, LongLine) else line.removeprefix(_BOM).strip(_BLANK)
@@ -205,7 +214,7 @@ class Joined(KeyIndex):
                 raise OutputError(f"{self._directory}: cannot be read: {error.strerror}") from None
             if linefiles.whole(line) and linefiles.key_of(line) == key.encode():
                 self.matched += 1
-                return Row(number, of_file, _numbered(line, key, number))
+                return Row(number, of_file, _filed(_numbered(line, key, number), self._input_file))
             self.damaged += 1
         return Row(number, "pending", self._pending(key, number, text, cut=cut))
 
@@ -218,7 +227,7 @@ class Joined(KeyIndex):
         return (
             f'{{"schema":{SCHEMA_VERSION},"key":"{key}","line":{number},"id":{identity},"status":"pending",'
             '"answer":null,"baseline":null,"rewrite":null,"error":null,"checks":[],"policy":null,'
-            f'"stages":{{"rewrite":null,"answer":null,"baseline":null}},"fingerprint":null,"started_at":null,"seconds":null,{tail}}}'
+            f'"stages":{{"rewrite":null,"answer":null,"baseline":null}},"file":{self._input_file.decode()},"fingerprint":null,"started_at":null,"seconds":null,{tail}}}'
         ).encode()
 
 
@@ -230,6 +239,14 @@ def _numbered(line: bytes, key: str, number: int) -> bytes:
     if line[start:begin] != _LINE or line[begin:end] == b"%d" % number:
         return line
     return b"%s%d%s" % (line[:begin], number, line[end:])
+
+
+def _filed(line: bytes, file: bytes) -> bytes:
+    """The line with the name of the file where its input line stands now."""
+    found = _FILE.search(line)
+    if found is None or found[1] == file:
+        return line
+    return b"%s%s%s" % (line[: found.start(1)], file, line[found.end(1) :])
 
 
 def _is_json(text: bytes) -> bool:

@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from s2a_batch import rundir
+from s2a_batch import inputnames, rundir
 from s2a_batch.errors import JobError, OutputError
 from s2a_batch.linefiles import DAMAGED, NEW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import FrameType
 
 STDOUT: Final = Path("-")
@@ -147,7 +147,7 @@ class OutFile:
         return OutputError(f"{self._name}: cannot be written: {error.strerror}{left}")
 
 
-def refuse_run_files(path: Path, source: Path) -> None:
+def refuse_run_files(path: Path, names: Sequence[str]) -> None:
     """Raise `JobError` where an export would replace what a run wrote or reads."""
     if path == STDOUT:
         return
@@ -157,9 +157,11 @@ def refuse_run_files(path: Path, source: Path) -> None:
         beside = (place.parent / name for name in (rundir.MANIFEST, *rundir.LINE_FILES))
         if any(other.exists() for other in beside):
             raise JobError(f"{path}: belongs to a run; choose another name")
-    others = [*(place.parent / name for name in _RUN_FILES), source]
+    others = [*(place.parent / name for name in _RUN_FILES), *map(Path, names)]
     if place.exists() and any(other.exists() and place.samefile(other) for other in others):
         raise JobError(f"{path}: is the input or a run's own file; choose another name")
+    if inputnames.reading(names, [place]) is not None:
+        raise JobError(f"{path}: would be read as input by the next run; choose another place")
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class _Digest:
         self._fingerprints: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
         self._failed_at: dict[str, Counter[str]] = {}
-        self._first_failed: dict[str, Least[tuple[int, str]]] = {}
+        self._first_failed: dict[str, Least[tuple[int, str | None, str]]] = {}
         self._baselines = self._flips = self._unreadable = 0
         self._first: float | None = None
         self._last: float | None = None
@@ -165,7 +165,7 @@ class _Digest:
     def _fail(self, row: Row, kind: str, stage: str, message: str) -> None:
         kind = count(self._failures, kind, OTHER)
         count(self._failed_at.setdefault(kind, Counter()), stage, OTHER)
-        self._first_failed.setdefault(kind, Least(1)).offer((row.line,), row.key, (row.line, message))
+        self._first_failed.setdefault(kind, Least(1)).offer((row.line,), row.key, (row.line, row.file, message))
 
     def reading(self, told: Told) -> Reading:
         """As it is printed, beside what `run.json` tells."""
@@ -215,7 +215,7 @@ class _Digest:
 
     def _failure(self, kind: str, records: int) -> FailureReading:
         meaning, remedy = next((row for known, row in REMEDIES.items() if known == kind), ("", ""))
-        line, message = self._first_failed[kind].things()[0]
+        line, file, message = self._first_failed[kind].things()[0]
         return {
             "kind": kind,
             "records": records,
@@ -223,6 +223,7 @@ class _Digest:
             "meaning": meaning,
             "remedy": remedy,
             "first_line": line,
+            "first_file": file,
             "first_message": message,
         }
 

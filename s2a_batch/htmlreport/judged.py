@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from s2a_batch.htmlreport import charts, htmltext
 from s2a_batch.htmlreport.htmltext import DASH, TIMES, count, share, table
+from s2a_batch.records import place_of
 
 if TYPE_CHECKING:
     from s2a_batch.htmlreport.readings import FailureReading, Reading
@@ -89,7 +90,9 @@ def _failure(found: FailureReading) -> str:
     meaning = htmltext.sentence(found["meaning"] or "of a kind that this version does not know")
     where = ", ".join(f"{htmltext.text(name)} {count(n)}" for name, n in found["stages"].items())
     remedy = f" Remedy: {htmltext.text(found['remedy'])}." if found["remedy"] else ""
-    first = f"First: line {found['first_line']}: {htmltext.text(found['first_message'])}"
+    place = place_of(found["first_line"], found["first_file"])
+    place = f"line {place}" if found["first_file"] is None else place
+    first = f"First: {htmltext.text(place)}: {htmltext.text(found['first_message'])}"
     return (
         f"<dt>{count(found['records'])}{TIMES} <code>{kind}</code></dt><dd>{meaning}.{remedy} "
         f'<span class="quiet">Stage: {where}.</span><br><span class="quiet">{first}</span></dd>'

@@ -94,6 +94,7 @@ def _example(spot: Spot, why: list[str]) -> ExampleReading:
 def _slow(row: Row) -> SlowReading:
     return {
         "line": row.line,
+        "file": row.file,
         "id": row.identity,
         "status": row.status,
         "seconds": row.seconds,

@@ -132,6 +132,7 @@ class FailureReading(TypedDict):
     meaning: str
     remedy: str
     first_line: int
+    first_file: str | None
     first_message: str
 
 
@@ -139,6 +140,7 @@ class SlowReading(TypedDict):
     """One of the slowest records."""
 
     line: int
+    file: str | None
     id: str
     status: str
     seconds: float

@@ -16,7 +16,7 @@ REMEDIES: Final[dict[FailureKind, tuple[str, str]]] = {
     "not_an_object": ("JSON, but no object", "one object a line"),
     "bad_prompt": ("the prompt is missing, empty or no text", "mend it, or set fields.prompt"),
     "line_too_long": ("over 64 MiB", "split it"),
-    "cut_line": ("the file ends in half a line", "let the writer finish; the next run reads it anew"),
+    "cut_line": ("a packed file, a pipe or an object ends in half a line", "give the whole line; the next run asks it"),
     "bad_request": (
         "the server refuses the request (400, 422)",
         "the message says why; often a parameter the model does not know",

@@ -58,6 +58,7 @@ class Line(TypedDict, total=False):
 
     key: str
     line: int
+    file: str | None
     id: JsonValue
     status: Status
     started_at: str

@@ -99,6 +99,7 @@ class Row:
 
     key: str
     line: int
+    file: str | None
     identity: str
     status: Status
     ended: float
@@ -138,6 +139,7 @@ def _row(found: Line, fields: Mapping[str, JsonValue]) -> Row:
     return Row(
         key=str(found["key"]),
         line=int(_number(found["line"])),
+        file=found.get("file"),
         identity=_identity(found["id"]),
         status=status,
         ended=_unix(found["started_at"]) + seconds,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from s2a_batch.figures import dollars
 from s2a_batch.htmlreport import charts, htmltext, timecharts
 from s2a_batch.htmlreport.htmltext import DASH, count, factor, seconds, share, table
+from s2a_batch.records import place_of
 
 if TYPE_CHECKING:
     from s2a_batch.htmlreport.readings import OneCallReading, Reading, SizeReading, Spread, StageReading
@@ -227,7 +228,7 @@ def slowest(reading: Reading) -> str:
     names = list(reading["stages"])
     rows = [
         [
-            f"{found['line']}",
+            htmltext.text(place_of(found["line"], found["file"])),
             htmltext.text(found["id"]) or DASH,
             htmltext.text(found["status"]),
             seconds(found["seconds"]),

@@ -58,8 +58,9 @@ def _article(example: ExampleReading, line: Line, fields: Mapping[str, JsonValue
     struck, *marked = _compared(prompt, rewrite) if compared else _as_they_are(prompt, rewrite)
     why = "".join(f'<span class="why">{htmltext.text(reason)}</span>' for reason in example["why"])
     identity = "" if line["id"] is None else f", id {htmltext.text(str(line['id'])[:_WORD_CHARS])}"
+    where = f"{htmltext.text(file)}, line" if (file := line.get("file")) else "Line"
     parts = [
-        f"<header><h3>Line {example['line']}{identity}</h3>{why}</header>",
+        f"<header><h3>{where} {example['line']}{identity}</h3>{why}</header>",
         f'<div class="sides"><div><h4>The prompt</h4><p class="words">{struck}</p></div>',
         f'<div><h4>The rewrite</h4><p class="words">{marked[0]}</p>',
         f'<p class="words query">{marked[1]}</p></div></div>',

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from s2a_batch import __version__
 from s2a_batch.errors import JobError
 from s2a_batch.schedule.units import days, left_out, seconds
+from s2a_batch.stores import is_url
 
 if TYPE_CHECKING:
     from s2a_batch.cron import Cron
@@ -88,8 +89,10 @@ def _cronjob(unit: Unit) -> str:
     schedule, job = unit.job.schedule, unit.job
     if _HIDDEN.search(unit.text):
         raise JobError(f"{unit.file}: an address in it holds a password or a key, which the ConfigMap would show")
-    for place in (str(job.input), str(job.output)):
-        if "://" not in place and not Path(os.path.normpath(unit.local / place)).is_relative_to(unit.local):
+    if len(job.files) > 1:
+        raise JobError(f"{unit.file}: extends other files, which the ConfigMap has no place for; put them into one")
+    for place in (*job.input, str(job.output)):
+        if not is_url(place) and not Path(os.path.normpath(unit.local / place)).is_relative_to(unit.local):
             raise JobError(f"{place}: lies outside of {unit.local}, which becomes the volume; move it there")
     late_s = schedule.misfire_grace_s or (_LEAST_S if schedule.misfire == "skip" else _A_DAY)
     limit = "" if schedule.timeout_s is None else f"      activeDeadlineSeconds: {seconds(schedule.timeout_s)}\n"

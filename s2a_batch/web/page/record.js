@@ -17,7 +17,7 @@ export function show(pane, id, found, more) {
 
 function head(id, found) {
   const facts = [
-    `line ${count(found.line ?? 0)}`,
+    `${found.file ? `${found.file} ` : ""}line ${count(found.line ?? 0)}`,
     seconds(found.seconds),
     found.tokens === null ? "tokens unknown" : plural(found.tokens, "token"),
     found.policy_told && `policy ${found.policy}: ${found.policy_told}`,
