@@ -114,7 +114,7 @@ class EventLog:
     def preview(self, found: Preview, name: str) -> None:
         """What a dry run found in the input of this name."""
         for place, message in found.samples:
-            self.event("bad_line", "warning", input=name, line=place, message=message)
+            self.event("bad_line", "warning", input=name, place=place, message=message)
         self.event(
             "checked",
             lines=found.lines,

@@ -93,7 +93,7 @@ class Job(Table):
     """One job, complete and checked."""
 
     name: Name | None = Field(default=None, description="Stands for {job}; if not given: the file's name.")
-    input: Names = Field(description="JSON Lines: a file, pattern, directory, URL, '-' for stdin, or a list of them.")
+    input: Names = Field(description="JSON Lines: a file, pattern, directory, URL, '-' (stdin), or several.")
     output: Path = Field(description="The run's directory.")
     model: str | None = Field(default=None, description="Of both stages; without it and a base_url: the embedded one.")
     base_url: HttpUrl | None = Field(default=None, repr=False, description="Of both stages; if not given: OpenAI's.")

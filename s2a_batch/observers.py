@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from s2a_batch.control import control
 from s2a_batch.errors import LockedError, StopRun
-from s2a_batch.worker import run_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -43,6 +41,8 @@ def run_watched(
         name: The job's.
         environ: Where keys are looked up.
     """
+    from s2a_batch.worker import run_job  # noqa: PLC0415  it loads the SDK, and a dry run looks at observers too
+
     observers = Observers(job, voice, name, environ)
     try:
         found = run_job(job, options, say=voice.say, watch=observers.watch, environ=environ)
@@ -75,6 +75,8 @@ class Observers:
     async def watch(self, live: Live) -> None:
         """Look at a run until cancelled."""
         async with anyio.create_task_group() as tasks:
+            from s2a_batch.control import control  # noqa: PLC0415  as for `run_job`
+
             tasks.start_soon(self._guard, partial(control, say=self._voice.say), live)
             for observer in (self._voice, self._exposition, self._telemetry):
                 if observer is not None:

@@ -28,6 +28,7 @@ MOST_BYTES: Final = 1 << 16
 """Of a request, and of a reply."""
 WITHIN_S: Final = 5.0
 _LOOK_S: Final = 2.0
+_START_S: Final = 1.0  # a run has its socket at once
 _AGAIN_S: Final = 0.05
 _MOST_PATH_BYTES: Final = 100
 """A socket's address has room for 108."""
@@ -69,13 +70,16 @@ def order(directory: Path, request: dict[str, object], within_s: float = WITHIN_
         JobError: No run goes on here, or it refuses.
         StoppedEarly: It does not answer in time.
     """
-    end = time.monotonic() + within_s
+    begun = time.monotonic()
+    end = begun + within_s
     while is_locked(directory):
         reply = _exchange(directory, request, max(_AGAIN_S, end - time.monotonic()))
         if reply is not None:
             if "error" in reply:
                 raise JobError(f"{directory}: {reply['error']}")
             return reply
+        if not (directory / SOCKET).is_socket() and time.monotonic() >= begun + _START_S:
+            raise StoppedEarly(f"{directory}: a run goes on here and has no {SOCKET} socket")
         if time.monotonic() >= end:
             raise StoppedEarly(f"{directory}: a run goes on here and does not answer within {within_s:g} s")
         time.sleep(_AGAIN_S)

@@ -126,7 +126,7 @@ def test_a_dry_run_speaks_json_too(folder: Path, upstream: Callable[[Plan], Upst
         file.write("no JSON\n")
     done = logged(folder, upstream({}).base_url, "--dry-run")
     bad, checked = events(done.err)
-    assert (done.status, bad["event"], bad["line"]) == (1, "bad_line", RECORDS + 1)
+    assert (done.status, bad["event"], bad["place"]) == (1, "bad_line", str(RECORDS + 1))
     assert (checked["event"], checked["pending"], checked["kinds"]) == ("checked", RECORDS, {"bad_json": 1})
 
 
@@ -202,7 +202,7 @@ async def test_pauses_and_outages_begin_and_end(capsys: pytest.CaptureFixture[st
         *("started", "rate_limited", "rate_limited_over", "outage", "paused", "outage_over", "resumed"),
         *("budget_reached", "draining"),
     ]
-    assert 30 <= found[2]["seconds"] <= 31
+    assert 29.5 <= found[2]["seconds"] <= 31
     assert datetime.fromisoformat(found[1]["until"]) > datetime.fromisoformat(found[1]["time"])
     assert 59 <= found[5]["seconds"] <= 61
 

@@ -242,7 +242,7 @@ def test_the_names_of_a_job_file_are_relative_to_it(tmp_path: Path, given: str) 
 def test_an_input_that_names_nothing_usable_is_refused_by_key(tmp_path: Path, given: str) -> None:
     """A wrong input must be told at once and by its key, not as a traceback at night."""
     (tmp_path / "job.toml").write_text(f'input = {given}\noutput = "out"\nmodel = "m"\n')
-    with pytest.raises(JobError, match=r"job\.toml: input: (expected a path, or a list of paths|standard input)"):
+    with pytest.raises(JobError, match=r"job\.toml:1: input: (expected a path, or a list of paths|standard input)"):
         jobfile.load(tmp_path / "job.toml")
 
 
