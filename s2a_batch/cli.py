@@ -192,10 +192,10 @@ def estimate(  # noqa: PLR0913  the command's options
     """
     import anyio
 
-    from s2a_batch import inputnames
     from s2a_batch.display import Screen
     from s2a_batch.estimate import estimate as estimated
     from s2a_batch.estimate import survey
+    from s2a_batch.inputs import inputnames
 
     if output is None and sample is None and options.job_file(source) is None:
         output = Path("estimate.out")  # nothing is written
@@ -223,7 +223,7 @@ for command in COMMANDS:
 def _run(job: Job, how: Options, voice: Voice, name: str) -> Finished:
     """Run it, and say how it ended."""
     from s2a_batch import credentials
-    from s2a_batch.observers import run_watched
+    from s2a_batch.watching.observers import run_watched
 
     for line in credentials.warnings(job):
         voice.say(line)
@@ -244,8 +244,10 @@ def _sampled(job: Job, how: Options, found: Survey, screen: Screen, name: str) -
 def _dry_run(job: Job, how: Options, voice: Voice) -> None:
     import anyio
 
-    from s2a_batch import credentials, inputnames, observers
+    from s2a_batch import credentials
+    from s2a_batch.inputs import inputnames
     from s2a_batch.inspect import dry_run
+    from s2a_batch.watching import observers
 
     for line in credentials.warnings(job):
         voice.say(line)

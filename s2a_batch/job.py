@@ -23,13 +23,13 @@ from pydantic import (
     model_validator,
 )
 
-from s2a_batch import stores
 from s2a_batch.arms import Compare
 from s2a_batch.bounds import Limits, Retry, Table, count_schema, fault
 from s2a_batch.caps import Budget, Price
 from s2a_batch.forms import Fields
 from s2a_batch.freeform import HttpUrl, Variable
-from s2a_batch.inputnames import STDIN
+from s2a_batch.inputs import stores
+from s2a_batch.inputs.inputnames import STDIN
 from s2a_batch.masking import masked_place, masked_url
 from s2a_batch.operations import Hooks, Log, Metrics, Schedule, Telemetry
 from s2a_batch.stagejob import EMBEDDED, TWO_KEYS, AnswerJob, RewriteJob, StageJob, is_local

@@ -164,7 +164,7 @@ def load_job(
 ) -> Job:
     """The job of a file or an input, under what the options say, under further keys; `JobError` names every fault."""
     from s2a_batch import jobfile
-    from s2a_batch.jobfaults import Layer
+    from s2a_batch.jobfile.jobfaults import Layer
     from s2a_batch.placeholders import day_of, name_of
 
     parts = jobfile.option_layers(table, settings or ())

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 
 from s2a_batch import credentials, setup
 from s2a_batch.errors import JobError, StopRun
-from s2a_batch.inputnames import told
+from s2a_batch.inputs.inputnames import told
 from s2a_batch.inspect import preview
 from s2a_batch.lock import is_locked
 from s2a_batch.prices import prices_of

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from s2a_batch import __version__, inputnames, inputs, prompts, rundir
+from s2a_batch import __version__, inputs, prompts, rundir
 from s2a_batch.account import Summary, Totals
 from s2a_batch.answers import answer_model
 from s2a_batch.errors import TRANSIENT, FailureKind, JobError, OutputError
+from s2a_batch.inputs import inputnames
 from s2a_batch.job import changes, fingerprint
 from s2a_batch.linefiles import DamagedLineError
 

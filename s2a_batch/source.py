@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 from s2a_batch import inputs
 from s2a_batch.errors import FailureKind, InputError, JobError
 from s2a_batch.forms import Number, UnusableInputError, asked, id_of, what
+from s2a_batch.inputs.textlines import LongLine, blocks_of_lines
 from s2a_batch.records import BadLine, Known, Record, Waiting
-from s2a_batch.textlines import LongLine, blocks_of_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from s2a_batch.forms import Fields
     from s2a_batch.inputs import Found, Given, Part
+    from s2a_batch.inputs.textlines import Lines
     from s2a_batch.keys import KeyIndex
-    from s2a_batch.textlines import Lines
 
 MAX_LINE_BYTES: Final = 64 << 20
 MAX_DEPTH: Final = 128

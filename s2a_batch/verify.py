@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 
-from s2a_batch import inputnames, linefiles, rundir, source
+from s2a_batch import linefiles, rundir, source
 from s2a_batch.errors import JobError, LockedError
 from s2a_batch.forms import Fields
+from s2a_batch.inputs import inputnames
 from s2a_batch.keys import KeyIndex, line_hash
 from s2a_batch.records import Known, Waiting, place_of
 

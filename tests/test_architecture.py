@@ -102,7 +102,8 @@ def test_each_third_party_package_has_its_home(path: Path) -> None:
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             imported.add(node.module.partition(".")[0])
-    strangers = {package for package in imported & HOMES.keys() if path.stem not in HOMES[package]}
+    name = path.parent.name if path.stem == "__init__" else path.stem
+    strangers = {package for package in imported & HOMES.keys() if name not in HOMES[package]}
     assert not strangers
 
 

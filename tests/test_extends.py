@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from s2a_batch import jobfile
 from s2a_batch.errors import JobError
-from s2a_batch.jobfaults import Layer
+from s2a_batch.jobfile.jobfaults import Layer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 
 from s2a_batch import jobfile
 from s2a_batch.errors import JobError
-from s2a_batch.template import template, write
+from s2a_batch.jobfile.template import template, write
 from tests.processes import run
 
 if TYPE_CHECKING:

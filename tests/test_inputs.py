@@ -18,9 +18,10 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from s2a_batch import inputnames, inputs, jobfile, source
+from s2a_batch import inputs, jobfile, source
 from s2a_batch.errors import InputError, JobError
 from s2a_batch.forms import Fields
+from s2a_batch.inputs import inputnames
 from s2a_batch.job import Job
 from s2a_batch.keys import KeyIndex
 from s2a_batch.records import BadLine, Known, Record, Waiting, place_of

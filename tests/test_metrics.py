@@ -22,12 +22,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from s2a_batch.errors import FailureKind
-from s2a_batch.exposition import Exposition
-from s2a_batch.metrics import Last, State, families
 from s2a_batch.operations import Metrics
 from s2a_batch.placeholders import name_of
 from s2a_batch.records import Usage
 from s2a_batch.report import StageTally, Tally
+from s2a_batch.watching.exposition import Exposition
+from s2a_batch.watching.metrics import Last, State, families
 from tests.processes import PRICES, ROOT, RUN, Done, caps, manifest, run, running, start, write_input
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_the_old_textfile(tmp_path: Path) -> None:
     """Half a file would be half of all metrics, and an alert on each missing one."""
     path = tmp_path / "s2a.prom"
     code = (
-        "import resource, sys, pathlib; from s2a_batch.exposition import Exposition\n"
+        "import resource, sys, pathlib; from s2a_batch.watching.exposition import Exposition\n"
         "from s2a_batch.operations import Metrics\n"
         "path = pathlib.Path(sys.argv[1]); shown = Exposition(Metrics(textfile=path), 'in', print)\n"
         "shown.ended(0, 1.0); before = path.read_bytes()\n"

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from s2a_batch import cli
 from s2a_batch.job import Job
-from s2a_batch.jobfaults import fields, table_in
-from s2a_batch.jobschema import job_schema
+from s2a_batch.jobfile.jobfaults import fields, table_in
+from s2a_batch.jobfile.jobschema import job_schema
 from tests.processes import ROOT
 
 if TYPE_CHECKING:

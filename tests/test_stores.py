@@ -21,13 +21,14 @@ import pytest
 from botocore.session import Session
 from moto.server import ThreadedMotoServer
 
-from s2a_batch import inputs, source, stores
+from s2a_batch import inputs, source
 from s2a_batch.errors import Drained, InputError, JobError, StopRun
 from s2a_batch.forms import Fields
+from s2a_batch.inputs import stores
+from s2a_batch.inputs.waiting import apart
 from s2a_batch.keys import KeyIndex, line_hash
 from s2a_batch.records import Record
 from s2a_batch.rundir import RESULTS
-from s2a_batch.waiting import apart
 from tests.processes import read_lines, run, running
 
 if TYPE_CHECKING:

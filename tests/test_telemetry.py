@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-from s2a_batch.traces import place_of
+from s2a_batch.watching.traces import place_of
 from tests.collector import Collector
 from tests.fakes import a_job
 from tests.processes import ROOT, RUN, manifest, run, running, write_input

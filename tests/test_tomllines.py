@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2a_batch.tomllines import Place, key_lines
+from s2a_batch.jobfile.tomllines import Place, key_lines
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2a_batch.errors import InputError, JobError
-from s2a_batch.unzstd import Unzstd
+from s2a_batch.inputs.unzstd import Unzstd
 
 MIB = 1 << 20
 TEXT = b"".join(b'{"id":%d,"prompt":"Is %d a prime?"}\n' % (n, n * n) for n in range(2_000))

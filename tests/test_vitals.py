@@ -13,7 +13,7 @@ from s2a_batch.live import Live
 from s2a_batch.orders import Order
 from s2a_batch.progress import Rates, area
 from s2a_batch.report import Tally
-from s2a_batch.vitals import Vitals
+from s2a_batch.watching.vitals import Vitals
 from tests.fakes import a_limiter
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]

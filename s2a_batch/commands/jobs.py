@@ -20,7 +20,7 @@ def schema(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it here; default: stdout.")] = None,
 ) -> None:
     """Print the JSON Schema of job files, by which editors complete and check them."""
-    from s2a_batch.jobschema import as_text
+    from s2a_batch.jobfile.jobschema import as_text
 
     if output is None:
         sys.stdout.write(as_text())
@@ -38,7 +38,7 @@ def init(  # noqa: PLR0913  the command's options
     force: options.Force = False,
 ) -> None:
     """Write a commented job file to start from."""
-    from s2a_batch.template import write
+    from s2a_batch.jobfile.template import write
 
     places = {"input": source, "output": output, "model": model, "base_url": base_url, "schedule.cron": schedule}
     write(path, {key: str(value) for key, value in places.items() if value is not None}, force=force)

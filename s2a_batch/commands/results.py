@@ -45,8 +45,8 @@ def compare(  # noqa: PLR0913  the command's options
     """
     from s2a_batch import hooks
     from s2a_batch.compare import ROLES, Audience, compare_and_report
-    from s2a_batch.observers import run_watched
     from s2a_batch.resume import Options
+    from s2a_batch.watching.observers import run_watched
 
     speech = context.ensure_object(options.Speech)
     speech.ask(log, source, quiet=quiet)

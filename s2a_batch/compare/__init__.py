@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from s2a_batch import inputnames, linefiles, rundir
+from s2a_batch import linefiles, rundir
 from s2a_batch.caps import Budget
 from s2a_batch.compare import htmlpage, matching, plan
 from s2a_batch.compare.purse import Purse
 from s2a_batch.compare.weighing import RECORDS, Weighing
 from s2a_batch.compare.wording import as_text
 from s2a_batch.errors import OutputError
+from s2a_batch.inputs import inputnames
 from s2a_batch.resume import check_paths
 
 if TYPE_CHECKING:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from s2a_batch import inputnames, linefiles, rundir
+from s2a_batch import linefiles, rundir
 from s2a_batch.compare import judging, matching, scoring
 from s2a_batch.compare.comparison import Comparison
 from s2a_batch.compare.counting import Count
 from s2a_batch.compare.matching import Shelf, Use
 from s2a_batch.errors import OutputError
+from s2a_batch.inputs import inputnames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

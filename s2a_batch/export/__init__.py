@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 
-from s2a_batch import inputnames, inputs, linefiles, rundir
+from s2a_batch import inputs, linefiles, rundir
 from s2a_batch.errors import JobError
 from s2a_batch.export import outfile, parquet, tables
 from s2a_batch.export.joined import Joined
 from s2a_batch.export.outfile import OutFile
 from s2a_batch.export.spans import Paths, members
+from s2a_batch.inputs import inputnames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

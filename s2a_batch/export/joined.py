@@ -23,10 +23,10 @@ from s2a_batch import linefiles, rundir
 from s2a_batch.done import digest_of, room
 from s2a_batch.errors import OutputError
 from s2a_batch.export.spans import Paths
+from s2a_batch.inputs.textlines import LongLine, blocks_of_lines
 from s2a_batch.keys import KeyIndex
 from s2a_batch.records import LINE_PREFIX, SCHEMA_VERSION, Status
 from s2a_batch.source import MAX_LINE_BYTES
-from s2a_batch.textlines import LongLine, blocks_of_lines
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator

@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from s2a_batch import inputnames, rundir
+from s2a_batch import rundir
 from s2a_batch.errors import JobError, OutputError
+from s2a_batch.inputs import inputnames
 from s2a_batch.linefiles import DAMAGED, NEW
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from s2a_batch import __version__
 from s2a_batch.errors import JobError
+from s2a_batch.inputs.stores import is_url
 from s2a_batch.schedule.units import days, left_out, seconds
-from s2a_batch.stores import is_url
 
 if TYPE_CHECKING:
     from s2a_batch.cron import Cron

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
 
 from s2a_batch.errors import InputError, JobError, StopRun
+from s2a_batch.inputs.waiting import apart
 from s2a_batch.masking import Mask, masked_url, secrets_in_url
-from s2a_batch.waiting import apart
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

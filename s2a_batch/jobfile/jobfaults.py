@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from s2a_batch.job import Job
-from s2a_batch.tomllines import Place, key_lines
+from s2a_batch.jobfile.tomllines import Place, key_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

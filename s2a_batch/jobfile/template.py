@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from s2a_batch.errors import JobError
 from s2a_batch.job import Job
-from s2a_batch.jobfaults import fields, table_in
+from s2a_batch.jobfile.jobfaults import fields, table_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

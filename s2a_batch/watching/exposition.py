@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from s2a_batch.linefiles import NEW
-from s2a_batch.metrics import PREFIX, Last, State, families
 from s2a_batch.report import Tally
+from s2a_batch.watching.metrics import PREFIX, Last, State, families
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

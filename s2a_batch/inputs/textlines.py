@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch.errors import InputError, JobError
-from s2a_batch.gunzip import Gunzip
-from s2a_batch.unzstd import Unzstd
+from s2a_batch.inputs.gunzip import Gunzip
+from s2a_batch.inputs.unzstd import Unzstd
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -19,9 +19,9 @@ from pydantic import ValidationError
 
 from s2a_batch import placeholders
 from s2a_batch.errors import JobError
-from s2a_batch.inputnames import anchored
+from s2a_batch.inputs.inputnames import anchored
 from s2a_batch.job import Job
-from s2a_batch.jobfaults import Layer, explain
+from s2a_batch.jobfile.jobfaults import Layer, explain
 from s2a_batch.stagejob import read_bytes
 
 if TYPE_CHECKING:

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Final, cast
 import anyio
 import anyio.to_thread
 
-from s2a_batch import steering, vitals
+from s2a_batch import steering
 from s2a_batch.bounds import AUTO_MOST_OPEN, MOST_OPEN
 from s2a_batch.orders import Order
 from s2a_batch.share import LEAST_TOKENS_PER_MINUTE
 from s2a_batch.transport import most_connections
-from s2a_batch.vitals import Vitals
+from s2a_batch.watching import vitals
+from s2a_batch.watching.vitals import Vitals
 
 if TYPE_CHECKING:
     from collections.abc import Callable

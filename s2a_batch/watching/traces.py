@@ -22,8 +22,8 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from pydantic_core import from_json
 
 from s2a_batch import __version__
-from s2a_batch.histograms import Histograms, Value
 from s2a_batch.job import OPENAI_URL, is_embedded
+from s2a_batch.watching.histograms import Histograms, Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,9 +20,9 @@ import aiofiles
 import anyio
 import anyio.to_thread
 
-from s2a_batch import inputnames, stores
 from s2a_batch.errors import JobError
-from s2a_batch.waiting import readable
+from s2a_batch.inputs import inputnames, stores
+from s2a_batch.inputs.waiting import readable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from s2a_batch.job import Job
     from s2a_batch.live import Finished, Live
-    from s2a_batch.traces import Traces
+    from s2a_batch.watching.traces import Traces
 
 _LOOK_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
@@ -223,7 +223,7 @@ class _Tail:
 
 def _traces(job: Job, name: str) -> Traces:
     try:
-        from s2a_batch import traces  # noqa: PLC0415  an extra, and half a second
+        from s2a_batch.watching import traces  # noqa: PLC0415  an extra, and half a second
     except ModuleNotFoundError as error:
         raise JobError(f"telemetry needs {error.name}; hint: pip install 's2a-batch[telemetry]'") from None
     return traces.Traces(job, name, content=job.telemetry.content)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from s2a_batch.display import Screen
     from s2a_batch.eventlog import EventLog
-    from s2a_batch.exposition import Exposition
     from s2a_batch.job import Job
     from s2a_batch.live import Finished, Live
     from s2a_batch.resume import Options
-    from s2a_batch.telemetry import Telemetry
+    from s2a_batch.watching.exposition import Exposition
+    from s2a_batch.watching.telemetry import Telemetry
 
 
 _BUG_STATUS: Final = 70
@@ -75,7 +75,7 @@ class Observers:
     async def watch(self, live: Live) -> None:
         """Look at a run until cancelled."""
         async with anyio.create_task_group() as tasks:
-            from s2a_batch.control import control  # noqa: PLC0415  as for `run_job`
+            from s2a_batch.watching.control import control  # noqa: PLC0415  as for `run_job`
 
             tasks.start_soon(self._guard, partial(control, say=self._voice.say), live)
             for observer in (self._voice, self._exposition, self._telemetry):
@@ -114,7 +114,7 @@ class Observers:
 def _exposition(job: Job, name: str, voice: Screen | EventLog) -> Exposition | None:
     if job.metrics.port is None and job.metrics.textfile is None:
         return None
-    from s2a_batch.exposition import Exposition  # noqa: PLC0415  for those who want it
+    from s2a_batch.watching.exposition import Exposition  # noqa: PLC0415  for those who want it
 
     return Exposition(job.metrics, name, voice.say)
 
@@ -122,6 +122,6 @@ def _exposition(job: Job, name: str, voice: Screen | EventLog) -> Exposition | N
 def _telemetry(job: Job, name: str, environ: Mapping[str, str], voice: Screen | EventLog) -> Telemetry | None:
     if job.telemetry.endpoint is None:
         return None
-    from s2a_batch.telemetry import Telemetry  # noqa: PLC0415  for those who want it
+    from s2a_batch.watching.telemetry import Telemetry  # noqa: PLC0415  for those who want it
 
     return Telemetry(job, name, environ, voice.say)

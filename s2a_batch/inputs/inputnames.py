@@ -11,8 +11,8 @@ from fnmatch import translate
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import stores
 from s2a_batch.errors import JobError
+from s2a_batch.inputs import stores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
