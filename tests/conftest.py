@@ -12,6 +12,7 @@ import pytest
 import trio.testing
 from hypothesis import HealthCheck, settings
 
+from s2a_batch.cores import usable_cores
 from tests.processes import write_input
 from tests.server import Plan, Upstream
 
@@ -25,6 +26,11 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("suite")
     config.addinivalue_line("markers", "virtual_time: run on trio's mock clock, which jumps over every wait")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for the processes that they start."""
+    return usable_cores() + 1
 
 
 @pytest.fixture

@@ -181,7 +181,8 @@ def test_a_reply_waits_for_its_latency_and_one_request_too_many_is_refused() -> 
     assert seen.windows["requests_1s"] == {"violations": 1, "peak": 1, "most": 1}
     assert seen.first_at is not None
     assert seen.last_at is not None
-    assert seen.last_at - seen.first_at >= seen.waited_s == 0.05
+    assert seen.waited_s == 0.05
+    assert seen.last_at - seen.first_at >= 0.048, "its clock counts milliseconds"
 
 
 def test_latencies_are_drawn_as_told() -> None:
