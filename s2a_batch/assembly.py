@@ -241,7 +241,8 @@ class Assembly:
         )
         if self._crowd is not None and isinstance(limiter, SharedLimiter):
             limiter.join(share, functools.partial(self._crowd.tell, len(self._limiters)))
-        health = Health(max_wait_s=self._job.retry.max_wait_s)
+        retry = self._job.retry
+        health = Health(max_wait_s=retry.max_wait_s, again=retry.failed != "never")
         return self._limiters.setdefault(place.account(), _Shared(limiter, health))
 
     async def _endpoint(self, stack: AsyncExitStack, place: _Place) -> Endpoint:

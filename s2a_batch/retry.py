@@ -143,6 +143,8 @@ class Health:
     Args:
         patience: How many attempts may fail before the first one that succeeds; three times as many that may pass.
         max_wait_s: How long it may be gone, or answer with nothing but rate limits.
+        again: Whether a later execution takes up records that failed: a lone one that the server answers with an error
+            may then fail, though nothing shows that others would be answered.
 
     Attributes:
         answers: How many attempts were answered.
@@ -154,10 +156,11 @@ class Health:
     _OUTAGE_ANSWERED: Final = 8
     _PASSING_PATIENCE: Final = 3
 
-    def __init__(self, patience: int = 8, max_wait_s: float = 600.0) -> None:
+    def __init__(self, patience: int = 8, max_wait_s: float = 600.0, *, again: bool = False) -> None:
         self.answers = 0
         self._patience = patience
         self._max_wait_s = max_wait_s
+        self._again = again
         self._failures = 0
         self._weight = 0
         self._worked_at = float("-inf")
@@ -213,7 +216,7 @@ class Health:
         Raises:
             EndpointError: It is not the record: nothing has ever been answered, or nothing could be reached since.
         """
-        lost = error.kind in _PASSING and not self._worked()
+        lost = error.kind in _PASSING and not self._worked() and not (self._again and error.status is not None)
         if lost or (error.kind == "connection" and self._worked_at < since):
             raise EndpointError(f"{error}; nothing was answered since; is the server up, and base_url right?")
 

@@ -51,3 +51,22 @@ def test_the_job_says_which_dead_letters_a_later_run_takes_up(
     aside = [line["id"] for path in out.glob("dead_letters.[0-9].jsonl") for line in read_lines(path)]
     assert sorted(aside) == sorted(asked_again)
     assert run(tmp_path, "verify", "out").status == 0
+
+
+@pytest.mark.parametrize(("failed", "status"), [("never", 3), ("transient", 1)])
+def test_a_quiet_night_with_one_broken_record_is_no_outage(tmp_path: Path, failed: str, status: int) -> None:
+    """Nothing new came in, and the server fails on the one record that is left: nobody shall be called up for that."""
+    write_input(tmp_path / "in.jsonl", [2])
+    with Upstream(FAULTS) as upstream:
+        command = (*RUN, "--base-url", upstream.base_url, "--set", f"retry.failed={failed}", *ONCE)
+        done = [run(tmp_path, *command) for _ in range(2)]
+    assert [one.status for one in done] == [status] * 2, done[1].err
+    assert len(read_lines(tmp_path / "out" / "dead_letters.jsonl")) == (status == 1)
+
+
+def test_a_server_that_nobody_reaches_is_one_all_the_same(tmp_path: Path) -> None:
+    """What cannot be reached says nothing of a record, so it must stay pending."""
+    write_input(tmp_path / "in.jsonl", [2])
+    command = (*RUN, "--base-url", "http://127.0.0.1:1/v1", "--set", "retry.failed=transient", *ONCE)
+    assert run(tmp_path, *command).status == 3
+    assert not read_lines(tmp_path / "out" / "dead_letters.jsonl")
