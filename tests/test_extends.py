@@ -105,6 +105,18 @@ def test_a_fault_of_two_files_together_is_told_of_the_higher_one(tmp_path: Path)
             ("hooks", "on_failure", "command"),
             (),
         ),
+        (
+            '[hooks.on_failure]\nurl = "https://h/x"\nheaders_env = {authorization = "A"}',
+            '[hooks.on_failure]\ncommand = ["a"]',
+            ("hooks", "on_failure", "headers_env"),
+            {},
+        ),
+        (
+            '[hooks.on_failure]\nurl = "https://h/x"\nheaders_env = {authorization = "A"}',
+            '[hooks.on_failure]\nurl_env = "U"',
+            ("hooks", "on_failure", "headers_env"),
+            {"authorization": "A"},
+        ),
     ],
 )
 def test_what_a_file_says_in_another_way_replaces_what_its_base_says(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING, get_args
 
@@ -194,7 +195,9 @@ def test_a_bom_before_a_job_file_is_ignored(tmp_path: Path) -> None:
     """Editors on Windows write one, and nobody can see it."""
     path = written(tmp_path, 'model = "m"')
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert jobfile.load(path).model == "m"
+    made = jobfile.load(path)
+    assert made.model == "m"
+    assert made.files == [{"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}]
 
 
 def test_relative_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ relative to that file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -79,7 +80,7 @@ def job_of(layers: Sequence[Layer], at: date | None = None) -> Job:
     for layer in _filled(layers, at or datetime.now(UTC)):
         table = merge(_without_alternatives(table, layer.table), layer.table)
     try:
-        return Job.model_validate(table, context={"files": [layer.proof() for layer in layers if layer.text]})
+        return Job.model_validate(table, context={"files": [layer.proof() for layer in layers if layer.sha256]})
     except ValidationError as error:
         raise JobError(explain(error, layers)) from None
 
@@ -114,6 +115,8 @@ def _without_alternatives(low: dict[str, JsonValue], high: dict[str, JsonValue])
     replaced = {name for ways in _ALTERNATIVES if high.keys() & ways for name in ways}
     if "type" in replaced and high.get("type") != "choice":
         replaced.add("choices")
+    if "command" in high:
+        replaced.add("headers_env")
     kept = {name: value for name, value in low.items() if name in high or name not in replaced}
     for name, value in high.items():
         below = low.get(name)
@@ -130,9 +133,10 @@ def _read(path: Path, above: list[Path], named: str = "") -> list[Layer]:
         raise JobError(f"{named}extends: these files extend each other: {shown}")
     if len(above) > _MOST_BASES:
         raise JobError(f"{named}extends: more than {_MOST_BASES} files deep: {shown}")
-    text = ""
+    data, text = b"", ""
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        data = read_bytes(path)
+        text = data.decode("utf-8-sig")
         table: dict[str, JsonValue] = tomllib.loads(text)
     except JobError as error:
         raise JobError(f"{named}extends: {error}" if named else str(error)) from None
@@ -148,7 +152,7 @@ def _read(path: Path, above: list[Path], named: str = "") -> list[Layer]:
     ]
     if len(layers) > _MOST_FILES:
         raise JobError(f"{where}extends: more than {_MOST_FILES} files in all")
-    return [*layers, Layer(str(path), table, text)]
+    return [*layers, Layer(str(path), table, text, hashlib.sha256(data).hexdigest())]
 
 
 def _bases(value: JsonValue, where: str) -> list[str]:

@@ -7,7 +7,6 @@ place.
 from __future__ import annotations
 
 import difflib
-import hashlib
 from dataclasses import dataclass
 from datetime import date, time
 from functools import cached_property
@@ -51,11 +50,13 @@ class Layer:
         origin: How errors name it.
         table: Its keys and values.
         text: The file's, whose lines errors tell; "" for none.
+        sha256: Of the file's bytes.
     """
 
     origin: str
     table: dict[str, JsonValue]
     text: str = ""
+    sha256: str = ""
 
     @cached_property
     def _lines(self) -> dict[Place, int]:
@@ -63,7 +64,7 @@ class Layer:
 
     def proof(self) -> dict[str, JsonValue]:
         """Which file this is, for `run.json`."""
-        return {"path": self.origin, "sha256": hashlib.sha256(self.text.encode()).hexdigest()}
+        return {"path": self.origin, "sha256": self.sha256}
 
     def where(self, place: Place) -> tuple[str, int]:
         """How to find this place, and its line for the order of several; 0 for none."""
