@@ -77,6 +77,22 @@ def test_a_changed_arm_is_refused_before_the_others_go_on(folder: Path, upstream
     assert run(folder, "compare", "job.toml", "--fresh").status == 0
 
 
+def test_an_arm_whose_settings_nobody_knows_is_refused_before_the_others_go_on(
+    folder: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """A lost `run.json` of the last arm must not come out when the first ones are paid."""
+    up = upstream({})
+    write_job(folder, up, compare='arms = ["baseline", "s2a"]')
+    assert run(folder, "compare", "job.toml", "--limit", "1").status == 0
+    sent = up.stats().requests
+    (folder / "out" / "arms" / "s2a" / "run.json").unlink()
+    write_job(folder, up, compare='arms = ["baseline", "s2a"]', more="rewrite = {temperature = 0.5}")
+    done = run(folder, "compare", "job.toml")
+    assert done.status == 2
+    assert "which ones is unknown: there are results and no run.json" in done.err
+    assert up.stats().requests == sent
+
+
 def test_a_page_is_never_put_over_another_file(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
     """A slip of the fingers must not cost a file, nor be found out after an hour of requests."""
     up = upstream({})

@@ -116,22 +116,14 @@ def check(jobs: Sequence[Job], options: Options, environ: Mapping[str, str]) -> 
     for job in jobs:
         check_setup(job, environ)
         rundir.RunDirectory(job.output).refuse_foreign_files()
-        if options.fresh or options.accept_changes or moved_only(job):
-            continue
-        if found := _changes(job):
-            rows = "\n  ".join(found)
-            hint = "another output directory, --fresh to start anew here, or --accept-changes to go on"
-            raise JobError(f"{job.output}: was run with other settings:\n  {rows}\nhint: {hint}")
+        if not moved_only(job):
+            resume.check_changes(job, options)
 
 
 def moved_only(job: Job) -> bool:
     """Whether all that changed since the last run is where the lender of rewrites lies; that changes no answer."""
-    found = _changes(job)
+    found = resume.compare(rundir.read_manifest(job.output), resume.settings_of(job), job.only)
     return bool(found) and all(change.startswith(_FROM) for change in found)
-
-
-def _changes(job: Job) -> list[str]:
-    return resume.compare(rundir.read_manifest(job.output), resume.settings_of(job), job.only)
 
 
 def _job(base: Job, make: Callable[[dict[str, JsonValue]], Job], name: str, folder: Path) -> Job:
