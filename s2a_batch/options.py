@@ -32,7 +32,7 @@ Source = Annotated[
         help="A job file (.toml), or an input: .jsonl files (.gz, .zst), a directory, a URL, '-' for stdin.",
     ),
 ]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run's directory.")]
+Output = Annotated[str | None, typer.Option("-o", "--output", metavar="DIR", help="The run's directory.")]
 Model = Annotated[str | None, typer.Option(help="Model of both stages; 'embedded', or a .gguf file.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of both stages; default: OpenAI's.")]
 Answer = Annotated[

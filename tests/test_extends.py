@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +14,6 @@ from s2a_batch.errors import JobError
 from s2a_batch.jobfile.jobfaults import Layer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pydantic import JsonValue
 
 LEAST = 'input = "in.jsonl"\noutput = "out"\n'
@@ -64,6 +63,43 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
         tmp_path / "shared" / "key",
         tmp_path / "shared" / "s.json",
     )
+
+
+def test_paths_of_arms_and_of_the_judge_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+    """A shared file that says who judges must not look for its key wherever cron happens to stand."""
+    shared = """
+        [compare]
+        arms = ["s2a", "x"]
+        score = "judge"
+        judge = {model = "j.gguf", api_key_file = "~/key", schema_file = ""}
+        [compare.variants.x]
+        model = "x.gguf"
+        api_key_file = "key"
+        rewrite = {model = "r.gguf"}
+        answer = {schema_file = "s.json"}
+        hooks = {on_failure = {command = ["./tell"]}}
+        """
+    written(tmp_path / "shared", base=shared)
+    found = jobfile.load(written(tmp_path / "jobs", job=f'extends = "../shared/base.toml"\n{LEAST}')).compare
+    there = tmp_path / "shared"
+    assert found.judge == {
+        "model": str(there / "j.gguf"),
+        "api_key_file": str(Path("~/key").expanduser()),
+        "schema_file": "",
+    }
+    assert found.variants["x"] == {
+        "model": str(there / "x.gguf"),
+        "api_key_file": str(there / "key"),
+        "rewrite": {"model": str(there / "r.gguf")},
+        "answer": {"schema_file": str(there / "s.json")},
+        "hooks": {"on_failure": {"command": [str(there / "tell")]}},
+    }
+
+
+@pytest.mark.parametrize("text", ["compare = 1", "compare.variants = 1", "compare.variants.x = 1", "compare.judge = 1"])
+def test_what_is_no_table_of_a_comparison_is_a_fault_with_its_line(tmp_path: Path, text: str) -> None:
+    """Whoever looks for paths in it must not fall over it first."""
+    assert refusal(written(tmp_path, job=f'{LEAST}model = "m"\n{text}')).startswith("job.toml:4: compare")
 
 
 def test_a_fault_is_told_where_it_stands(tmp_path: Path) -> None:

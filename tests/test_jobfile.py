@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from s2a_batch import jobfile
 from s2a_batch.errors import JobError
 from s2a_batch.job import Job
+from tests.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -209,6 +210,38 @@ def test_relative_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
     assert made.answer.model == "/abs/a.gguf"
     assert made.answer.schema_file == tmp_path / "s.json"
     assert jobfile.load(written(tmp_path, 'model = "org/name"')).model == "org/name"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('output = ""', "output"),
+        ('rewrites = ""', "rewrites"),
+        ('api_key_file = ""', "api_key_file"),
+        ('rewrite.api_key_file = ""', "rewrite.api_key_file"),
+        ('answer.schema_file = ""', "answer.schema_file"),
+        ('metrics.textfile = ""', "metrics.textfile"),
+        ('input = ""', "input"),
+    ],
+)
+def test_an_empty_path_is_refused(tmp_path: Path, text: str, name: str) -> None:
+    """A variable of a shell script that is not set must not fill the working directory with a run's files."""
+    least = "".join(line for line in LEAST.splitlines(keepends=True) if not line.startswith(name))
+    path = tmp_path / "job.toml"
+    path.write_text(f'{least}model = "m"\n{text}\n')
+    line = len(path.read_text().splitlines())
+    with pytest.raises(JobError, match=rf"job\.toml:{line}: {re.escape(name)}: expected a path") as caught:
+        jobfile.load(path)
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(JobError, match=rf"--set {re.escape(name)}: {re.escape(name)}: expected a path"):
+        jobfile.load(written(tmp_path, 'model = "m"'), None, [f"{name}="])
+
+
+def test_an_empty_option_is_no_directory(tmp_path: Path) -> None:
+    """`-o "$OUT"` with no OUT."""
+    written(tmp_path, 'model = "m"')
+    done = run(tmp_path, "run", "job.toml", "-o", "")
+    assert (done.status, done.err) == (2, "error: -o: output: expected a path, found an empty text\n")
 
 
 def test_the_command_line_wins_and_leaves_the_rest(tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ def compare(  # noqa: PLR0913  the command's options
     def run(job: Job, how: Options, environ: Mapping[str, str]) -> Finished:
         return run_watched(job, how, voice, f"{speech.job}/{job.output.name}", environ)
 
-    audience, folder = Audience(voice.say, run), Path(source[0]).parent
+    audience = Audience(voice.say, run)
     with hooks.telling(speech.job, first, ROLES, voice.error) as story:
-        exit_status, text = compare_and_report(make, folder, how, audience, html, as_json=as_json)
+        exit_status, text = compare_and_report(make, how, audience, html, as_json=as_json)
         story.ended(exit_status)
     sys.stdout.write(text)
     raise typer.Exit(exit_status)

@@ -63,7 +63,6 @@ class Ended:
 
 def compare(
     make: Callable[[dict[str, JsonValue]], Job],
-    folder: Path,
     options: Options,
     audience: Audience,
     environ: Mapping[str, str] = os.environ,
@@ -72,7 +71,6 @@ def compare(
 
     Args:
         make: The job with some keys changed.
-        folder: What relative paths in an arm's own keys are relative to.
         options: How each arm runs; its limit is on the first records of the input, done or not.
         audience: Whom to tell.
         environ: Where keys are looked up.
@@ -86,7 +84,7 @@ def compare(
     base = make({})
     check_paths(base)
     inputnames.check_lasting(base.input, "a comparison reads its input once for each arm and once more")
-    arms, judge = plan.plan(base, make, folder), plan.judge_job(base)
+    arms, judge = plan.plan(base, make), plan.judge_job(base)
     running = [arm for arm in arms if arm.same_as is None]
     jobs = [*(arm.job for arm in running), *([] if judge is None else [judge])]
     plan.check(jobs, options, environ)
@@ -108,9 +106,8 @@ def compare(
     return Ended(1 if found.incomplete or status else 0, found)
 
 
-def compare_and_report(  # noqa: PLR0913  what the command line says
+def compare_and_report(
     make: Callable[[dict[str, JsonValue]], Job],
-    folder: Path,
     options: Options,
     audience: Audience,
     html: Path | None,
@@ -120,7 +117,7 @@ def compare_and_report(  # noqa: PLR0913  what the command line says
     """Compare, and tell it: the exit status, and what goes to stdout; the page is written when one is wanted."""
     if html is not None:
         htmlpage.check_place(html)
-    ended = compare(make, folder, options, audience)
+    ended = compare(make, options, audience)
     if ended.found is None:
         return ended.exit_status, ""
     if html is not None:

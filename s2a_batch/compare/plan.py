@@ -15,12 +15,11 @@ from s2a_batch import resume, rundir
 from s2a_batch.compare.judging import QUESTIONS
 from s2a_batch.errors import JobError
 from s2a_batch.job import fingerprint
-from s2a_batch.jobfile import anchor, build
+from s2a_batch.jobfile import build
 from s2a_batch.setup import check_setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from pydantic import JsonValue
 
@@ -50,13 +49,12 @@ class Arm:
     same_as: str | None = None
 
 
-def plan(base: Job, make: Callable[[dict[str, JsonValue]], Job], folder: Path) -> list[Arm]:
+def plan(base: Job, make: Callable[[dict[str, JsonValue]], Job]) -> list[Arm]:
     """The arms of a job.
 
     Args:
         base: The job without an arm's changes.
         make: The job with some keys changed.
-        folder: What relative paths in an arm's own keys are relative to.
 
     Raises:
         JobError: An arm's keys are wrong.
@@ -67,7 +65,7 @@ def plan(base: Job, make: Callable[[dict[str, JsonValue]], Job], folder: Path) -
     arms: list[Arm] = []
     lenders: dict[str, Arm] = {}
     for name in base.compare.names():
-        job = _job(base, make, name, folder)
+        job = _job(base, make, name)
         same = next((arm for arm in arms if _all_of(arm.job) == _all_of(job)), None)
         lender = lenders.setdefault(_rewriting_of(job), Arm(name, job)) if job.arm == "s2a" else None
         if same is not None:
@@ -126,11 +124,9 @@ def moved_only(job: Job) -> bool:
     return bool(found) and all(change.startswith(_FROM) for change in found)
 
 
-def _job(base: Job, make: Callable[[dict[str, JsonValue]], Job], name: str, folder: Path) -> Job:
-    table: dict[str, JsonValue] = json.loads(json.dumps(base.compare.overrides(name)))
-    anchor(table, folder)
+def _job(base: Job, make: Callable[[dict[str, JsonValue]], Job], name: str) -> Job:
     try:
-        return make({**table, "output": os.path.normpath(base.output / ARMS / name)})
+        return make({**base.compare.overrides(name), "output": os.path.normpath(base.output / ARMS / name)})
     except JobError as error:
         raise JobError(f"arm '{name}': {error}") from None
 

@@ -41,7 +41,9 @@ _ALTERNATIVES: Final = (
     {"command", "url", "url_env"},
 )
 _FREE: Final = ("extra_body", "headers_env")  # keys of others
+_PATHS: Final = ("output", "rewrites", "api_key_file", "schema_file", "textfile")  # wherever they may stand
 _OPTIONS: Final = {
+    "input": "--input",
     "output": "-o",
     "model": "--model",
     "base_url": "--base-url",
@@ -49,6 +51,7 @@ _OPTIONS: Final = {
     "limits": "--open-requests",
     "processes": "--processes",
     "only": "--only",
+    "schedule": "--schedule",
 }
 
 
@@ -197,31 +200,41 @@ def with_setting(table: dict[str, JsonValue], text: str) -> dict[str, JsonValue]
 
 
 def anchor(table: dict[str, JsonValue], folder: Path) -> None:
-    """Make the paths of a job file relative to its directory."""
-    answer, rewrite = table.get("answer"), table.get("rewrite")
-    of_stage = ("api_key_file", "schema_file")
-    for part, names in (
-        (table, ("output", "rewrites", "api_key_file")),
-        (rewrite, of_stage),
-        (answer, of_stage),
-        (table.get("metrics"), ("textfile",)),
-    ):
-        for name in names:
-            if isinstance(part, dict) and isinstance(part.get(name), str):
-                part[name] = os.path.normpath(folder / Path(str(part[name])).expanduser())
-    hooks = table.get("hooks")
-    for hook in hooks.values() if isinstance(hooks, dict) else ():
-        command = hook.get("command") if isinstance(hook, dict) else None
-        if isinstance(command, list) and command and "/" in str(command[0]):  # else it is looked for in PATH
-            command[0] = os.path.normpath(folder / Path(str(command[0])).expanduser())
+    """Make the paths of a job file relative to its directory, those of the arms and the judge of a comparison too."""
+    compare = _tables(table, "compare")
+    parts = [table, *(arm for part in compare for arms in _tables(part, "variants") for arm in _tables(arms, *arms))]
+    for part in parts:
+        stages = _tables(part, "rewrite", "answer")
+        _anchor(part, *stages, *_tables(part, "metrics"), folder=folder)
+        _anchor_hooks(part, folder)
+    _anchor(*(judge for part in compare for judge in _tables(part, "judge")), folder=folder)
     given = table.get("input")
     if isinstance(given, str):
         table["input"] = anchored(given, folder)
     elif isinstance(given, list):
         table["input"] = [anchored(name, folder) if isinstance(name, str) else name for name in given]
-    for part in (table, rewrite, answer):
-        if isinstance(part, dict) and str(part.get("model", "")).endswith(".gguf"):
-            part["model"] = os.path.normpath(folder / str(part["model"]))
+
+
+def _tables(table: dict[str, JsonValue], *names: str) -> list[dict[str, JsonValue]]:
+    """Those of the values of these names that are tables."""
+    return [part for name in names if isinstance(part := table.get(name), dict)]
+
+
+def _anchor(*tables: dict[str, JsonValue], folder: Path) -> None:
+    """Make their paths relative to this directory; an empty one stays a fault."""
+    for table in tables:
+        for name in _PATHS:
+            if isinstance(path := table.get(name), str) and path:
+                table[name] = os.path.normpath(folder / Path(path).expanduser())
+        if str(table.get("model", "")).endswith(".gguf"):
+            table["model"] = os.path.normpath(folder / str(table["model"]))
+
+
+def _anchor_hooks(table: dict[str, JsonValue], folder: Path) -> None:
+    for hook in (hook for hooks in _tables(table, "hooks") for hook in _tables(hooks, *hooks)):
+        command = hook.get("command")
+        if isinstance(command, list) and command and "/" in str(command[0]):  # else it is looked for in PATH
+            command[0] = os.path.normpath(folder / Path(str(command[0])).expanduser())
 
 
 def merge(low: dict[str, JsonValue], high: dict[str, JsonValue]) -> dict[str, JsonValue]:
