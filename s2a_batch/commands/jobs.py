@@ -30,18 +30,21 @@ def schema(
 
 def init(  # noqa: PLR0913  the command's options
     path: Annotated[Path, typer.Argument(metavar="[FILE]", help="The job file.")] = Path("job.toml"),
-    source: Annotated[Path | None, typer.Option("--input", help="The input.")] = None,
+    source: Annotated[str | None, typer.Option("--input", metavar="INPUT", help="The input.")] = None,
     output: options.Output = None,
     model: options.Model = None,
     base_url: options.BaseUrl = None,
     schedule: Annotated[str | None, typer.Option(metavar="CRON", help="When it runs: '0 2 * * *'.")] = None,
     force: options.Force = False,
 ) -> None:
-    """Write a commented job file to start from."""
+    """Write a commented job file to start from.
+
+    Exit status: 0 written, 2 it exists or the options make no job, 3 the file cannot be written.
+    """
     from s2a_batch.jobfile.template import write
 
     places = {"input": source, "output": output, "model": model, "base_url": base_url, "schedule.cron": schedule}
-    write(path, {key: str(value) for key, value in places.items() if value is not None}, force=force)
+    write(path, {key: value for key, value in places.items() if value is not None}, force=force)
 
 
 def check(  # noqa: PLR0913  the command's options
