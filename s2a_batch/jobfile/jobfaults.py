@@ -39,7 +39,17 @@ _EXPECTED: Final = {
 }
 _STAGES: Final = ("rewrite", "answer")
 _VERY_CLOSE: Final = 0.8
-_CLOSE: Final = 0.6  # of difflib's ratio: two letters exchanged, one lost or one too many in a short word
+_CLOSE: Final = 0.6  # of difflib's ratio: one letter lost or one too many in a short word
+_SAME_LETTERS: Final = 0.99
+_OTHER_NAMES: Final = {
+    **dict.fromkeys(("retries", "max_retries", "max_attempts"), "attempts"),
+    **dict.fromkeys(("timeout", "timeout_s", "request_timeout"), "deadline_s"),
+    **dict.fromkeys(("concurrency", "max_concurrency", "parallel"), "open_requests"),
+    **dict.fromkeys(("string", "str"), "text"),
+    **dict.fromkeys(("number", "double"), "float"),
+    "enum": "choice",
+}
+"""How other programs call what is meant."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +162,8 @@ def _message(fault: ErrorDetails, place: Place) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "expected").replace("than or equal", "or equal")
     if fault["type"] == "literal_error" and isinstance(fault["input"], str):
-        near = difflib.get_close_matches(fault["input"].lower(), _choices(place), n=1)
-        message += f"; did you mean '{near[0]}'?" if near else ""
+        near = _closest(fault["input"].lower(), _choices(place))
+        message += f"; did you mean '{near[1]}'?" if near else ""
     return name + message
 
 
@@ -179,7 +189,9 @@ def _hint(table: Place, name: str) -> str:
         near = f"did you mean '{here[1]}'? " if here is not None and here[0] >= _VERY_CLOSE else ""
         return f"{near}'{name}' belongs {_into(elsewhere[name])}"
     there = _closest(name, elsewhere) if len(table) < 2 else None  # noqa: PLR2004  a table in a table: its own keys
-    if here is not None and (there is None or here[0] >= there[0]):
+    if there is not None and there[0] < _VERY_CLOSE:  # of another table a far one says less than all that are known
+        there = None
+    if here is not None and (there is None or here[0] >= _VERY_CLOSE):
         return f"did you mean '{here[1]}'?"
     if there is not None:
         return f"did you mean '{there[1]}'? it belongs {_into(elsewhere[there[1]])}"
@@ -187,8 +199,15 @@ def _hint(table: Place, name: str) -> str:
 
 
 def _closest(name: str, names: dict[str, list[str]] | list[str]) -> tuple[float, str] | None:
-    ratios = ((difflib.SequenceMatcher(None, known, name).ratio(), known) for known in names)
+    ratios = ((_ratio(known, name), known) for known in names)
     return max((ratio for ratio in ratios if ratio[0] >= _CLOSE), default=None)
+
+
+def _ratio(known: str, name: str) -> float:
+    """How near a name comes to a known one: two letters exchanged are nearer than one too many."""
+    if _OTHER_NAMES.get(name) == known:
+        return 1.0
+    return _SAME_LETTERS if sorted(known) == sorted(name) else difflib.SequenceMatcher(None, known, name).ratio()
 
 
 def _into(headings: list[str]) -> str:
