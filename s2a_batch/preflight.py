@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from zoneinfo import ZoneInfo
 
 from s2a_batch import credentials, setup
-from s2a_batch.errors import JobError, StopRun
+from s2a_batch.errors import InputError, JobError, StopRun
 from s2a_batch.inputs.inputnames import told
 from s2a_batch.inspect import preview
 from s2a_batch.lock import is_locked
@@ -34,6 +34,7 @@ Level = Literal["ok", "warning", "error"]
 
 _FAULTY_LINES: Final = 1
 _REFUSED: Final = JobError.exit_status
+_CUT_SHORT: Final = InputError.exit_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,9 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0 sound, 1 faulty lines, 2 a run would refuse the job."""
-        return max((finding.exit_status for finding in self.findings), default=0)
+        """0 sound, 1 faulty lines, 2 a run would refuse the job, before it meets what makes it 3."""
+        found = {finding.exit_status for finding in self.findings}
+        return _REFUSED if _REFUSED in found else max(found, default=0)
 
     def add(self, level: Level, about: str, message: str, exit_status: int = 0) -> None:
         """Note one finding; a fault that two looks meet is told once."""
@@ -67,7 +69,7 @@ class Report:
         try:
             look()
         except StopRun as error:
-            self.add("error", about, str(error), _REFUSED)
+            self.add("error", about, str(error), error.exit_status)
             return False
         self.add("ok", about, ok)
         return True
@@ -146,10 +148,10 @@ async def _input(report: Report, job: Job, options: Options) -> None:
     try:
         found = await preview(job, options)
     except StopRun as error:
-        report.add("error", "input", str(error), _REFUSED)
+        report.add("error", "input", str(error), error.exit_status)
         return
     if found.cut_short:
-        report.add("error", "input", found.cut_short, _REFUSED)
+        report.add("error", "input", found.cut_short, _CUT_SHORT)
     name = told(job.input)
     for place, message in found.samples:
         where = f"{name}:{place}" if place.isdigit() else place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from contextlib import contextmanager
@@ -113,6 +114,18 @@ def test_faulty_lines_alone_are_exit_1(folder: Path) -> None:
     assert lines[0].startswith("in.jsonl:3: ")
     assert lines[-1] == "in.jsonl: 12 more faulty lines"
     assert len(lines) == 21
+
+
+def test_an_input_that_cannot_be_read_to_its_end_is_exit_3(folder: Path) -> None:
+    """As of the run itself: the job is right, and may be tried again when the store is back."""
+    packed = gzip.compress((folder / "in.jsonl").read_bytes())
+    (folder / "cut.jsonl.gz").write_bytes(packed[:-9])
+    status, found = checked(folder, f'base_url = "{NOBODY}"', "--set", "input=cut.jsonl.gz")
+    assert (status, list(faults(found))) == (3, ["prices", "input"])
+    assert run(folder, "run", "job.toml", "--set", "input=cut.jsonl.gz", "--dry-run").status == 3
+    url = ("--set", "input=http://127.0.0.1:9/x.jsonl")
+    assert checked(folder, f'base_url = "{NOBODY}"', *url)[0] == 3
+    assert checked(folder, f'base_url = "{NOBODY}"\napi_key_env = "NO_SUCH_KEY"', *url)[0] == 2, "it reads nothing then"
 
 
 def test_ids_that_are_missing_or_twice_are_told(folder: Path) -> None:

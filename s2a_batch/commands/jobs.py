@@ -63,7 +63,8 @@ def check(  # noqa: PLR0913  the command's options
 ) -> None:
     """Check a job and its input, and name all that is wrong; sends nothing unless --online.
 
-    Exit status: 0 sound, 1 faulty lines in the input, 2 a run would refuse the job.
+    Exit status: 0 sound, 1 faulty lines in the input, 2 a run would refuse the job,
+    3 the input cannot be read to its end.
     """
     import anyio
 
