@@ -128,6 +128,58 @@ def test_an_input_that_cannot_be_read_to_its_end_is_exit_3(folder: Path) -> None
     assert checked(folder, f'base_url = "{NOBODY}"\napi_key_env = "NO_SUCH_KEY"', *url)[0] == 2, "it reads nothing then"
 
 
+def test_faults_of_arms_and_judge_come_with_their_lines(folder: Path) -> None:
+    """A comparison takes longest: what `compare` would refuse at night is found in the afternoon, all of it."""
+    (folder / "base.toml").write_text('[compare.judge]\nmodle = "b"\n[compare.variants.y]\nrewrite.seed = "5"\n')
+    text = f"""
+        extends = "base.toml"
+        base_url = "{NOBODY}"
+        [compare]
+        score = "judge"
+        arms = ["s2a", "s2a_single", "x", "y"]
+        [compare.variants.x]
+        modle = "b"
+        rewrite = {{formm = "single"}}
+        """
+    status, found = checked(folder, text, "--set", "compare.variants.y.answer.seeed=1")
+    assert status == 2
+    assert [message for _, about, message in found if about in ("compare", "judge")] == [
+        "job.toml:11: compare.variants.x.modle: no such key; did you mean 'model'?",
+        "job.toml:12: compare.variants.x.rewrite.formm: no such key; did you mean 'form'?",
+        "--set compare.variants.y.answer.seeed: compare.variants.y.answer.seeed: no such key; did you mean 'seed'?",
+        "base.toml:4: compare.variants.y.rewrite.seed: expected a whole number, found a text",
+        "base.toml:2: compare.judge.modle: no such key; did you mean 'model'?",
+    ]
+    assert run(folder, "compare", "job.toml").status == 2
+
+
+def test_what_an_arm_or_the_judge_lacks_is_found(folder: Path) -> None:
+    """A key or a schema of one arm alone stops the comparison before its first request."""
+    text = f"""
+        base_url = "{NOBODY}"
+        [compare]
+        score = "judge"
+        arms = ["s2a", "x", "y"]
+        judge = {{api_key_env = "NO_KEY_OF_JUDGE"}}
+        variants.x = {{api_key_env = "NO_KEY_OF_X"}}
+        variants.y = {{answer = {{schema_file = "gone.json"}}}}
+        """
+    status, found = checked(folder, text)
+    assert status == 2
+    assert "gone.json: cannot be read" in faults(found)["compare"]
+    assert "NO_KEY_OF_JUDGE" in faults(found)["judge"]
+    status, found = checked(folder, text.replace("variants.y", "# variants.y").replace(', "y"', ""))
+    assert "NO_KEY_OF_X" in faults(found)["arm x"]
+    assert status == 2
+
+
+def test_a_job_that_is_run_in_a_way_that_no_comparison_knows_is_sound(folder: Path) -> None:
+    """One file serves both commands."""
+    status, found = checked(folder, f'base_url = "{NOBODY}"\n[compare]\narms = ["s2a"]\n', "--only", "rewrite")
+    assert status == 0
+    assert faults(found)["compare"].startswith("only: has no place in a comparison")
+
+
 def test_ids_that_are_missing_or_twice_are_told(folder: Path) -> None:
     """Whoever joins answers by id finds out before paying for them."""
     rows: list[dict[str, object]] = [{"id": 1}, {"id": "1"}, {"id": 1}, {}, {"id": None}, {"id": 2}, {"id": 1}]

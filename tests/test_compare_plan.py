@@ -32,8 +32,11 @@ RECORDS = 3
         ('score = "nearly"', "compare.score"),
         ('judge = {model = "x"}', "goes with score = 'judge'"),
         ('score = "judge"\njudge = {models = "x"}', "did you mean 'model'?"),
-        ("[compare.variants.mine]\nanswer = {types = 'int'}", "arm 'mine': job.toml: answer.types: no such key"),
-        ("[compare.variants.mine]\nbudget = {max_requests = 1}", "mine.budget: is the same for all arms"),
+        ("[compare.variants.mine]\nanswer = {types = 'int'}", "compare.variants.mine.answer.types: no such key"),
+        (
+            "[compare.variants.mine]\nbudget = {max_requests = 1}",
+            "compare.variants.mine.budget: is the same for all arms",
+        ),
         ('[compare.variants."../up"]\narm = "s2a"', "is no name of an arm"),
         ("[compare.variants.mine]\nanswer = {schema_file = 'gone.json', type = 'text'}", "gone.json: cannot be read"),
         ("[compare.variants.mine]\napi_key_env = 'NO_SUCH_KEY'", "NO_SUCH_KEY"),

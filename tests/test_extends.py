@@ -113,6 +113,22 @@ def test_a_fault_is_told_where_it_stands(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('arms = ["s2b"]', "job.toml:7: compare.arms: there is no arm 's2b'; did you mean 's2a'?"),
+        ('arms = ["s2a", "S2A"]', "job.toml:7: compare.arms: there is no arm 'S2A'"),
+        ('judge = {model = "j"}', "job.toml:7: compare.judge: goes with score = 'judge'"),
+        ("[compare.variants.z]\nonly = 1", "job.toml:8: compare.variants.z.only: is the same for all arms"),
+        ('[compare.variants."z?"]\nseed = 1', "job.toml:7: compare.variants.z?: 'z?' is no name of an arm"),
+    ],
+)
+def test_a_fault_of_a_comparison_is_told_where_it_stands(tmp_path: Path, text: str, said: str) -> None:
+    """The heading of the table may be far away, and in another file."""
+    path = written(tmp_path, job=f'{LEAST}model = "m"\n[compare.variants.x]\nmodel = "n"\n[compare]\n{text}')
+    assert refusal(path).startswith(said)
+
+
 def test_a_fault_of_two_files_together_is_told_of_the_higher_one(tmp_path: Path) -> None:
     """The shared file was right before this job came."""
     path = written(

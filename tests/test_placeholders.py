@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from s2a_batch import jobfile
 from s2a_batch.errors import JobError
-from s2a_batch.options import job_maker
+from s2a_batch.options import job_parts
 from s2a_batch.placeholders import day_of, fill
 from tests.processes import run, write_input
 from tests.server import Upstream
@@ -104,8 +104,8 @@ def test_a_command_that_goes_over_midnight_stays_in_its_day(tmp_path: Path) -> N
     """The arms of a comparison are made one after the other, and belong into one directory."""
     path = tmp_path / "night.toml"
     path.write_text('input = "a.jsonl"\noutput = "{job}-{date}"\n')
-    make = job_maker([str(path)], {}, None, "2026-03-01")
-    assert make({}).output == make({}).output == tmp_path / "night-2026-03-01"
+    parts = job_parts([str(path)], {}, None, "2026-03-01")
+    assert parts.job().output == parts.arm(("x",), {}, {}).output == tmp_path / "night-2026-03-01"
 
 
 def test_a_run_of_a_day_reads_and_writes_there(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def check(  # noqa: PLR0913  the command's options
     screen = Screen(quiet=quiet)
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
     table = options.table_of(places, None) | options.answer_table(answer, choice, source)
-    make = functools.partial(options.load_job, source, table, setting, day)
+    make = functools.partial(options.job_parts, source, table, setting, day)
     how = Options(None)
     looking = functools.partial(look, make, how, os.environ, source=" ".join(source), online=online, say=screen.say)
     found = anyio.run(looking)

@@ -15,15 +15,15 @@ from s2a_batch import resume, rundir
 from s2a_batch.compare.judging import QUESTIONS
 from s2a_batch.errors import JobError
 from s2a_batch.job import fingerprint
-from s2a_batch.jobfile import build
 from s2a_batch.setup import check_setup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pydantic import JsonValue
 
     from s2a_batch.job import Job
+    from s2a_batch.jobfile import Parts
     from s2a_batch.resume import Options
     from s2a_batch.stagejob import StageJob
 
@@ -49,23 +49,21 @@ class Arm:
     same_as: str | None = None
 
 
-def plan(base: Job, make: Callable[[dict[str, JsonValue]], Job]) -> list[Arm]:
+def plan(base: Job, parts: Parts) -> list[Arm]:
     """The arms of a job.
 
     Args:
         base: The job without an arm's changes.
-        make: The job with some keys changed.
+        parts: What it is made of.
 
     Raises:
-        JobError: An arm's keys are wrong.
+        JobError: Keys of some arms are wrong, with all their faults.
     """
-    for key, value in (("only", base.only), ("rewrites", base.rewrites)):
-        if value is not None:
-            raise JobError(f"{key}: has no place in a comparison, which shares rewrites by itself; leave it out")
+    if unfit := misplaced(base):
+        raise JobError(unfit)
     arms: list[Arm] = []
     lenders: dict[str, Arm] = {}
-    for name in base.compare.names():
-        job = _job(base, make, name)
+    for name, job in _jobs(base, parts).items():
         same = next((arm for arm in arms if _all_of(arm.job) == _all_of(job)), None)
         lender = lenders.setdefault(_rewriting_of(job), Arm(name, job)) if job.arm == "s2a" else None
         if same is not None:
@@ -78,7 +76,13 @@ def plan(base: Job, make: Callable[[dict[str, JsonValue]], Job]) -> list[Arm]:
     return arms
 
 
-def judge_job(base: Job) -> Job | None:
+def misplaced(base: Job) -> str:
+    """What of the job has no place in a comparison; "" for nothing."""
+    found = next((key for key, value in (("only", base.only), ("rewrites", base.rewrites)) if value is not None), None)
+    return f"{found}: has no place in a comparison, which shares rewrites by itself; leave it out" if found else ""
+
+
+def judge_job(base: Job, parts: Parts) -> Job | None:
     """The job that asks the judge about the answers; None when no judge is wanted.
 
     Raises:
@@ -97,9 +101,9 @@ def judge_job(base: Job) -> Job | None:
         "output": str(base.output / JUDGE),
         "arm": "baseline",
         "fields": {"system": "system"},
-        "answer": {"class": _VERDICT, **base.compare.judge},
+        "answer": {"class": _VERDICT},
     }
-    job = build(table, "[compare.judge]")
+    job = parts.judge(("compare", JUDGE), ("answer",), table)
     # Another judge is another run: what the first one found stays, and neither stands in the other's way.
     place = base.output / JUDGE / fingerprint(resume.settings_of(job))
     return job.model_copy(update={"input": (str(place / QUESTIONS),), "output": place})
@@ -124,11 +128,21 @@ def moved_only(job: Job) -> bool:
     return bool(found) and all(change.startswith(_FROM) for change in found)
 
 
-def _job(base: Job, make: Callable[[dict[str, JsonValue]], Job], name: str) -> Job:
-    try:
-        return make({**base.compare.overrides(name), "output": os.path.normpath(base.output / ARMS / name)})
-    except JobError as error:
-        raise JobError(f"arm '{name}': {error}") from None
+def _jobs(base: Job, parts: Parts) -> dict[str, Job]:
+    """Each arm's job by its name."""
+    found: dict[str, Job] = {}
+    faults: list[str] = []
+    for name in base.compare.names():
+        output = os.path.normpath(base.output / ARMS / name)
+        place = ("compare", "variants", name)
+        try:
+            found[name] = parts.arm(place, base.compare.known(name), {"output": output})
+        except JobError as error:
+            own = f" {'.'.join(place)}."
+            faults += [line if own in line else f"{line} (arm '{name}')" for line in str(error).splitlines()]
+    if faults:
+        raise JobError("\n".join(faults))
+    return found
 
 
 def _all_of(job: Job) -> str:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tomllib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from datetime import date
 
     from pydantic import JsonValue
+
+    from s2a_batch.jobfile.tomllines import Place
 
 _MOST_BASES: Final = 10  # of a file, of its base, ..: more is a mistake
 _MOST_FILES: Final = 100
@@ -53,6 +55,35 @@ _OPTIONS: Final = {
     "only": "--only",
     "schedule": "--schedule",
 }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a job is made of, and so are the arms and the judge of its comparison.
+
+    Attributes:
+        layers: From low to high; the last one wins.
+        at: What `{date}` stands for, a day or a moment.
+    """
+
+    layers: Sequence[Layer]
+    at: date
+
+    def job(self) -> Job:
+        """The job; `JobError` names every fault."""
+        return job_of(self.layers, self.at)
+
+    def arm(self, there: Place, low: dict[str, JsonValue], high: dict[str, JsonValue]) -> Job:
+        """The job with what stands at a place of it, with `low` under that and `high` over it."""
+        parts = [Layer("arm", low), *self._inner(there, ()), Layer("arm", high)]
+        return job_of([*self.layers, *parts], self.at)
+
+    def judge(self, there: Place, here: Place, low: dict[str, JsonValue]) -> Job:
+        """Another job, that has what stands at a place of this one `here`, with `low` under it."""
+        return job_of([Layer(f"[{'.'.join(map(str, there))}]", low), *self._inner(there, here)], self.at)
+
+    def _inner(self, there: Place, here: Place) -> list[Layer]:
+        return [part for layer in self.layers if (part := layer.part(there, here)) is not None]
 
 
 def load(

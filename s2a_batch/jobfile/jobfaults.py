@@ -7,7 +7,7 @@ place.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, time
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
@@ -61,12 +61,14 @@ class Layer:
         table: Its keys and values.
         text: The file's, whose lines errors tell; "" for none.
         sha256: Of the file's bytes.
+        moved: Where its table stands in this job, and where it stands in what was written.
     """
 
     origin: str
     table: dict[str, JsonValue]
     text: str = ""
     sha256: str = ""
+    moved: tuple[Place, Place] = ((), ())
 
     @cached_property
     def _lines(self) -> dict[Place, int]:
@@ -76,9 +78,26 @@ class Layer:
         """Which file this is, for `run.json`."""
         return {"path": self.origin, "sha256": self.sha256}
 
+    def part(self, there: Place, here: Place) -> Layer | None:
+        """The table at a place, as a part of another job that has it `here`; None when there is none."""
+        table = self.table
+        for name in map(str, there):
+            inner = table.get(name)
+            if not isinstance(inner, dict):
+                return None
+            table = inner
+        for name in map(str, reversed(here)):
+            table = {name: table}
+        return replace(self, table=table, sha256="", moved=(here, there))
+
+    def written(self, place: Place) -> Place:
+        """Where this place of the job stands in what was written."""
+        here, there = self.moved
+        return (*there, *place[len(here) :]) if place[: len(here)] == here else place
+
     def where(self, place: Place) -> tuple[str, int]:
         """How to find this place, and its line for the order of several; 0 for none."""
-        lines = self._lines
+        lines, place = self._lines, self.written(place)
         line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 0)
         return (f"{self.origin}:{line}" if line else self.origin), line
 
@@ -93,7 +112,8 @@ def explain(error: ValidationError, layers: Sequence[Layer]) -> str:
     said: dict[Place, list[str]] = {}
     for fault in error.errors():
         place = _place(fault, layers)
-        message, before = _message(fault, place), said.setdefault(place, [])
+        name = _dotted(layers[_rank(place, layers)].written(place))
+        message, before = _message(fault, place, name), said.setdefault(place, [])
         expected, found, kind = message.partition(", found ")
         if found and before and message not in before and before[-1].endswith(found + kind):
             # A value of either kind may stand there.
@@ -148,9 +168,9 @@ def _dotted(place: Place) -> str:
     return ".".join(str(part) for part in place)
 
 
-def _message(fault: ErrorDetails, place: Place) -> str:
-    """What is wrong at this place, with its name."""
-    name = f"{_dotted(place)}: " if place else ""
+def _message(fault: ErrorDetails, place: Place, written: str) -> str:
+    """What is wrong at this place, with its name as it is written."""
+    name = f"{written}: " if written else ""
     if fault["type"] == "missing":
         return _MISSING.get(_dotted(place), f"no {_dotted(place)}")
     if place == ("extends",):
