@@ -75,8 +75,8 @@ class Parts:
 
     def arm(self, there: Place, low: dict[str, JsonValue], high: dict[str, JsonValue]) -> Job:
         """The job with what stands at a place of it, with `low` under that and `high` over it."""
-        parts = [Layer("arm", low), *self._inner(there, ()), Layer("arm", high)]
-        return job_of([*self.layers, *parts], self.at)
+        origin = f"[{'.'.join(map(str, there))}]"
+        return job_of([*self.layers, Layer(origin, low), *self._inner(there, ()), Layer(origin, high)], self.at)
 
     def judge(self, there: Place, here: Place, low: dict[str, JsonValue]) -> Job:
         """Another job, that has what stands at a place of this one `here`, with `low` under it."""
