@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from s2a_batch.bounds import Table
+from s2a_batch.bounds import Table, fault
 
 Score = Literal["exact", "number", "choice", "regex", "one_of", "contains", "judge"]
 
@@ -39,9 +39,9 @@ _OF_THE_WHOLE: Final = ("input", "output", "fields", "only", "rewrites", "budget
 def _named(variants: dict[str, dict[str, JsonValue]]) -> dict[str, dict[str, JsonValue]]:
     for name, table in variants.items():
         if not _NAME.fullmatch(name):
-            raise ValueError(f"'{name}' is no name of an arm: letters, digits, '_', '-' and '.', 64 at most")
+            raise fault(name, f"'{name}' is no name of an arm: letters, digits, '_', '-' and '.', 64 at most")
         if shared := [key for key in table if key in _OF_THE_WHOLE]:
-            raise ValueError(f"{name}.{shared[0]}: is the same for all arms; set it at the job's top level")
+            raise fault(f"{name}.{shared[0]}", "is the same for all arms; set it at the job's top level")
     return variants
 
 
@@ -71,18 +71,19 @@ class Compare(Table):
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-                raise ValueError(f"arms: there is no arm '{name}'; {hint}")
+                raise fault("arms", f"there is no arm '{name}'; {hint}")
         # Their directories: on some file systems A and a are one.
         if len({name.casefold() for name in names}) < len(names):
-            raise ValueError("arms: each name once; upper and lower case count as the same")
+            raise fault("arms", "each name once; upper and lower case count as the same")
         if self.judge and self.score != "judge":
-            raise ValueError("judge: goes with score = 'judge'")
+            raise fault("judge", "goes with score = 'judge'")
         return self
 
     def names(self) -> tuple[str, ...]:
         """The arms in their order; those of one's own come behind the usual ones when none are listed."""
         return self.arms or (*(name for name in _USUAL if name not in self.variants), *self.variants)
 
-    def overrides(self, name: str) -> dict[str, JsonValue]:
-        """What the arm of this name changes in the job."""
-        return {**KNOWN.get(name, {}), **self.variants.get(name, {})}
+    def known(self, name: str) -> dict[str, JsonValue]:
+        """What the known arm of this name changes in the job, but for the keys that the job's own one gives."""
+        own = self.variants.get(name, {})
+        return {key: value for key, value in KNOWN.get(name, {}).items() if key not in own}

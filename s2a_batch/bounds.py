@@ -51,13 +51,18 @@ class Table(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_it_stands(cls, value: object, info: ValidationInfo) -> object:
-        """True is no 1: `max_requests = true` would stop a night after one request; "no" is no false, "5" no number."""
+        """True is no 1: `max_requests = true` would stop a night after one request; "no" is no false, "5" no number.
+
+        An empty path is none: it would be the working directory.
+        """
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         if isinstance(value, bool) or (isinstance(value, str) and not kinds & {str, Literal, Path}):
             if not isinstance(value, bool) and bool in kinds:
                 raise PydanticCustomError("bool_type", "no true or false")
             if kinds & {int, float} and bool not in kinds:
                 raise PydanticCustomError("float_type" if float in kinds else "int_type", "no number")
+        elif value == "" and Path in kinds:
+            raise PydanticCustomError("path", "expected a path, found an empty text")
         elif isinstance(value, int | float) and bool in kinds:
             raise PydanticCustomError("bool_type", "no true or false")
         return value

@@ -14,7 +14,6 @@ import os
 import sys
 import traceback
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
@@ -198,7 +197,7 @@ def estimate(  # noqa: PLR0913  the command's options
     from s2a_batch.inputs import inputnames
 
     if output is None and sample is None and options.job_file(source) is None:
-        output = Path("estimate.out")  # nothing is written
+        output = "estimate.out"  # nothing is written
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
     table = options.table_of(places, open_requests) | options.answer_table(answer, choice, source)
     job = options.load_job(source, table, setting, day)

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch import passages, prompts, setup, source
+from s2a_batch import passages, prompts, resume, setup, source
 from s2a_batch.answers import REWRITE_REPLIES, answer_model, with_reasoning
 from s2a_batch.figures import Estimate, Range, StageEstimate, added, most
 from s2a_batch.job import OPENAI_URL, is_embedded
@@ -130,7 +130,7 @@ async def survey(job: Job, options: Options) -> Survey:
         InputError: The input cannot be read to its end.
     """
     found = Survey()
-    setup.check_changes(job, options)
+    resume.check_changes(job, options)
     with setup.Outlook(job, options) as outlook:
         async with aclosing(source.records(job.input, job.fields, outlook.keys)) as records:
             async for record in records:

@@ -53,7 +53,8 @@ def _name(name: str) -> str:
     return name
 
 
-Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": "^\\w[\\w.-]*$"})]
+# What letters are, editors decide otherwise: the schema refuses no name that a run takes.
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": "^[^\\s/.-][^\\s/]*$"})]
 
 
 def _processes(value: object) -> object:

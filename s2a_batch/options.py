@@ -14,14 +14,14 @@ import typer
 from s2a_batch.errors import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import date
+    from collections.abc import Mapping
 
     from pydantic import JsonValue
 
     from s2a_batch.display import Screen
     from s2a_batch.eventlog import EventLog
     from s2a_batch.job import Job
+    from s2a_batch.jobfile import Parts
 
     Voice = Screen | EventLog
 
@@ -32,7 +32,7 @@ Source = Annotated[
         help="A job file (.toml), or an input: .jsonl files (.gz, .zst), a directory, a URL, '-' for stdin.",
     ),
 ]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="The run's directory.")]
+Output = Annotated[str | None, typer.Option("-o", "--output", metavar="DIR", help="The run's directory.")]
 Model = Annotated[str | None, typer.Option(help="Model of both stages; 'embedded', or a .gguf file.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Endpoint of both stages; default: OpenAI's.")]
 Answer = Annotated[
@@ -155,14 +155,15 @@ def job_file(source: list[str]) -> Path | None:
     return Path(files[0]) if files else None
 
 
-def load_job(
-    source: list[str],
-    table: dict[str, JsonValue],
-    settings: list[str] | None,
-    day: str | date | None = None,
-    keys: dict[str, JsonValue] | None = None,
-) -> Job:
-    """The job of a file or an input, under what the options say, under further keys; `JobError` names every fault."""
+def load_job(source: list[str], table: dict[str, JsonValue], settings: list[str] | None, day: str | None = None) -> Job:
+    """The job of a file or an input, under what the options say; `JobError` names every fault."""
+    return job_parts(source, table, settings, day).job()
+
+
+def job_parts(
+    source: list[str], table: dict[str, JsonValue], settings: list[str] | None, day: str | None = None
+) -> Parts:
+    """What `load_job` makes the job of, read once and all of the same day."""
     from s2a_batch import jobfile
     from s2a_batch.jobfile.jobfaults import Layer
     from s2a_batch.placeholders import day_of, name_of
@@ -173,16 +174,7 @@ def load_job(
     else:
         given: list[JsonValue] = [*source]
         parts = [Layer("command line", {"name": name_of(Path(source[0])), "input": given}), *parts]
-    at = day_of(day) if isinstance(day, str) else day
-    return jobfile.job_of(parts if keys is None else [*parts, Layer(source[0], keys)], at)
-
-
-def job_maker(
-    source: list[str], table: dict[str, JsonValue], settings: list[str] | None, day: str | None
-) -> Callable[[dict[str, JsonValue]], Job]:
-    """Makes the job of `load_job` anew, with further keys that win over all others; each time of the same day."""
-    at = datetime.now(UTC) if day is None else day
-    return lambda keys: load_job(source, table, settings, at, keys)
+    return jobfile.Parts(parts, datetime.now(UTC) if day is None else day_of(day))
 
 
 def answer_table(answer: str | None, choices: list[str] | None, source: list[str]) -> dict[str, JsonValue]:

@@ -21,6 +21,8 @@ _DATE: Final = re.compile(r"\{date(?P<days>[+-]\d{1,4}d)?(?P<zone>[+-]\d\d:[0-5]
 _PATHS: Final = ("input", "output", "rewrites")
 _ODD: Final = re.compile(r"[^\w.-]")
 _HOURS: Final = 24
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_DAY_CHARS: Final = len("2026-11-25")
 
 
 def fill(table: dict[str, JsonValue], name: str, at: date) -> dict[str, JsonValue]:
@@ -33,7 +35,7 @@ def fill(table: dict[str, JsonValue], name: str, at: date) -> dict[str, JsonValu
             offset of UTC, `{date-1d+02:00}` both. A mere day is the same in all offsets.
 
     Raises:
-        JobError: A placeholder is misspelt.
+        JobError: A placeholder is misspelt, or its day is in no calendar.
     """
     filled = dict(table)
     metrics = filled.get("metrics")
@@ -55,8 +57,11 @@ def _meaning(placeholder: str, name: str, at: date) -> str:
     if found is None or (found["zone"] and int(found["zone"][1:3]) >= _HOURS):
         known = "{job}, {date}, {date-1d}, {date+02:00}, {date-1d+02:00}"
         raise JobError(f"{placeholder} stands for nothing; known are {known}")
-    day = at.astimezone(_zone(found["zone"])) if isinstance(at, datetime) else at
-    return f"{day + timedelta(days=int((found['days'] or '0d')[:-1])):%Y-%m-%d}"
+    try:
+        day = at.astimezone(_zone(found["zone"])) if isinstance(at, datetime) else at
+        return (day + timedelta(days=int((found["days"] or "0d")[:-1]))).isoformat()[:_DAY_CHARS]
+    except OverflowError:
+        raise JobError(f"{placeholder} leaves the calendar, which has the years 1 to 9999") from None
 
 
 def _zone(offset: str | None) -> timezone:
@@ -75,6 +80,8 @@ def name_of(path: Path) -> str:
 def day_of(text: str) -> date:
     """A day that is written as 2026-11-25; `JobError` for anything else."""
     try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).date()
+        if _DAY.fullmatch(text):
+            return date.fromisoformat(text)
     except ValueError:
-        raise JobError(f"--date {text}: expected a day, as in 2026-11-25") from None
+        pass
+    raise JobError(f"--date {text}: expected a day, as in 2026-11-25")

@@ -12,11 +12,12 @@ import os
 import socket
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 from zoneinfo import ZoneInfo
 
 from s2a_batch import credentials, setup
-from s2a_batch.errors import JobError, StopRun
+from s2a_batch.errors import InputError, JobError, StopRun
 from s2a_batch.inputs.inputnames import told
 from s2a_batch.inspect import preview
 from s2a_batch.lock import is_locked
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
 
     from s2a_batch.inspect import Preview
     from s2a_batch.job import Job
+    from s2a_batch.jobfile import Parts
     from s2a_batch.resume import Options
 
 Level = Literal["ok", "warning", "error"]
 
 _FAULTY_LINES: Final = 1
 _REFUSED: Final = JobError.exit_status
+_CUT_SHORT: Final = InputError.exit_status
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +57,26 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0 sound, 1 faulty lines, 2 a run would refuse the job."""
-        return max((finding.exit_status for finding in self.findings), default=0)
+        """0 sound, 1 faulty lines, 2 a run would refuse the job, before it meets what makes it 3."""
+        found = {finding.exit_status for finding in self.findings}
+        return _REFUSED if _REFUSED in found else max(found, default=0)
 
     def add(self, level: Level, about: str, message: str, exit_status: int = 0) -> None:
         """Note one finding; a fault that two looks meet is told once."""
         if level == "ok" or all(message != finding.message for finding in self.findings):
             self.findings.append(Finding(level, about, message, exit_status))
 
+    def add_lines(self, about: str, error: JobError) -> None:
+        """Note the faults of a job, one a line."""
+        for line in str(error).splitlines():
+            self.add("error", about, line, error.exit_status)
+
     def look(self, about: str, look: Callable[[], object], ok: str = "") -> bool:
         """Whether this finds nothing to refuse."""
         try:
             look()
         except StopRun as error:
-            self.add("error", about, str(error), _REFUSED)
+            self.add("error", about, str(error), error.exit_status)
             return False
         self.add("ok", about, ok)
         return True
@@ -86,7 +95,7 @@ class Report:
 
 
 async def check(  # noqa: PLR0913  the command's options, each once
-    make: Callable[[], Job],
+    make: Callable[[], Parts],
     options: Options,
     environ: Mapping[str, str],
     *,
@@ -97,7 +106,7 @@ async def check(  # noqa: PLR0913  the command's options, each once
     """Look at everything.
 
     Args:
-        make: Reads the job; raises `JobError` with its faults, one a line.
+        make: Reads the parts of the job.
         options: Of the run that would follow.
         environ: Where variables are looked up.
         source: The job file, or an input.
@@ -106,10 +115,10 @@ async def check(  # noqa: PLR0913  the command's options, each once
     """
     report = Report()
     try:
-        job = make()
+        parts = make()
+        job = parts.job()
     except JobError as error:
-        for line in str(error).splitlines():
-            report.add("error", "job", line, _REFUSED)
+        report.add_lines("job", error)
         return report
     report.add("ok", "job", source)
     looks = setup.setup_looks(job, environ) | setup.directory_looks(job, options)
@@ -120,6 +129,8 @@ async def check(  # noqa: PLR0913  the command's options, each once
     for line in credentials.warnings(job):
         report.add("warning", "key", line.removeprefix("warning: "))
     _prices(report, job)
+    if "compare" in job.model_fields_set:
+        _compare(report, job, parts, options, environ)
     await _input(report, job, options)
     _tell_of_watching(report, job, environ)
     _schedule(report, job)
@@ -141,15 +152,36 @@ def _prices(report: Report, job: Job) -> None:
     report.add("warning" if unknown else "ok", "prices", what)
 
 
+def _compare(report: Report, job: Job, parts: Parts, options: Options, environ: Mapping[str, str]) -> None:
+    """The arms of a comparison, and its judge."""
+    from s2a_batch.compare import plan  # noqa: PLC0415  most jobs have none
+
+    if unfit := plan.misplaced(job):
+        report.add("warning", "compare", unfit)
+        return
+    jobs: dict[str, Job | None] = {}
+    try:
+        jobs |= {f"arm {arm.name}": arm.job for arm in plan.plan(job, parts)}
+    except JobError as error:
+        report.add_lines("compare", error)
+    try:
+        jobs["judge"] = plan.judge_job(job, parts)
+    except JobError as error:
+        report.add_lines("judge", error)
+    for about, one in jobs.items():
+        if one is not None:
+            report.look(about, partial(plan.check, [one], options, environ))
+
+
 async def _input(report: Report, job: Job, options: Options) -> None:
     """Lines and ids of the whole input."""
     try:
         found = await preview(job, options)
     except StopRun as error:
-        report.add("error", "input", str(error), _REFUSED)
+        report.add("error", "input", str(error), error.exit_status)
         return
     if found.cut_short:
-        report.add("error", "input", found.cut_short, _REFUSED)
+        report.add("error", "input", found.cut_short, _CUT_SHORT)
     name = told(job.input)
     for place, message in found.samples:
         where = f"{name}:{place}" if place.isdigit() else place

@@ -138,21 +138,9 @@ class Resume:
         """Compare with what was run here before, and settle the settings that this execution stands for."""
         manifest = rundir.read_manifest(self.directory.path)
         self.totals = totals_in(manifest)
-        found = compare(manifest, self._settings, self._job.only)
-        if manifest is None and not self._made_by_these():
-            found = [f"which ones is unknown: there are results and no {rundir.MANIFEST}"]
-        if found and not self._options.accept_changes:
-            raise JobError(
-                f"{self.directory.path}: was run with other settings, and a resume would mix answers:\n  "
-                + "\n  ".join(found)
-                + "\nhint: another output directory, --fresh to start anew here, or --accept-changes to go on"
-            )
+        check_changes(self._job, self._options)
         self._settings = effective(manifest, self._settings, self._job.only)
         self.fingerprint = fingerprint(self._settings)
-
-    def _made_by_these(self) -> bool:
-        """Whether these settings made what lies here, as far as the first line of each file tells; nothing: yes."""
-        return self.directory.fingerprints() <= {self.fingerprint, self.rewrite_fingerprint}
 
 
 def retried(job: Job, options: Options) -> frozenset[FailureKind] | None:
@@ -160,6 +148,24 @@ def retried(job: Job, options: Options) -> frozenset[FailureKind] | None:
     if options.retry_failed or job.retry.failed == "all":
         return None
     return TRANSIENT if job.retry.failed == "transient" else frozenset()
+
+
+def check_changes(job: Job, options: Options) -> None:
+    """Raise `JobError` where results of other settings lie in the job's directory, with each change and the ways on."""
+    if options.fresh or options.accept_changes:
+        return
+    settings, directory = settings_of(job), rundir.RunDirectory(job.output)
+    manifest = rundir.read_manifest(directory.path)
+    changed = compare(manifest, settings, job.only)
+    made_by_these = {fingerprint(settings), fingerprint(rewrite_settings(settings))}
+    if manifest is None and not directory.fingerprints() <= made_by_these:  # as the first line of each file tells
+        changed = [f"which ones is unknown: there are results and no {rundir.MANIFEST}"]
+    if changed:
+        rows = "\n  ".join(changed)
+        hint = "another output directory, --fresh to start anew here, or --accept-changes to go on"
+        raise JobError(
+            f"{directory.path}: was run with other settings, and a resume would mix answers:\n  {rows}\nhint: {hint}"
+        )
 
 
 def check_paths(job: Job) -> None:

@@ -84,7 +84,7 @@ def directory_looks(job: Job, options: Options) -> dict[str, Callable[[], object
     return {
         "input": partial(resume.check_paths, job),
         "output": partial(_check_place, job),
-        "settings": partial(check_changes, job, options),
+        "settings": partial(resume.check_changes, job, options),
     }
 
 
@@ -93,24 +93,6 @@ def _check_place(job: Job) -> None:
     place = next(path for path in (job.output, *job.output.absolute().parents) if os.path.lexists(path))
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise JobError(f"{job.output}: cannot be the run's directory: nothing can be written in {place}")
-
-
-def check_changes(job: Job, options: Options) -> None:
-    """Raise `JobError` where a run would refuse to go on because the job's settings changed."""
-    if options.fresh:
-        return
-    settings, directory = resume.settings_of(job), RunDirectory(job.output)
-    manifest = rundir.read_manifest(job.output)
-    changed = resume.compare(manifest, settings, job.only)
-    if manifest is None and not directory.fingerprints() <= {
-        fingerprint(settings),
-        fingerprint(resume.rewrite_settings(settings)),
-    }:
-        changed = [f"which ones is unknown: there are results and no {rundir.MANIFEST}"]
-    if changed and not options.accept_changes:
-        rows = "\n  ".join(changed)
-        hint = "another output directory, --fresh to start anew here, or --accept-changes to go on"
-        raise JobError(f"{job.output}: was run with other settings:\n  {rows}\nhint: {hint}")
 
 
 class Outlook:

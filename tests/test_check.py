@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from contextlib import contextmanager
@@ -113,6 +114,70 @@ def test_faulty_lines_alone_are_exit_1(folder: Path) -> None:
     assert lines[0].startswith("in.jsonl:3: ")
     assert lines[-1] == "in.jsonl: 12 more faulty lines"
     assert len(lines) == 21
+
+
+def test_an_input_that_cannot_be_read_to_its_end_is_exit_3(folder: Path) -> None:
+    """As of the run itself: the job is right, and may be tried again when the store is back."""
+    packed = gzip.compress((folder / "in.jsonl").read_bytes())
+    (folder / "cut.jsonl.gz").write_bytes(packed[:-9])
+    status, found = checked(folder, f'base_url = "{NOBODY}"', "--set", "input=cut.jsonl.gz")
+    assert (status, list(faults(found))) == (3, ["prices", "input"])
+    assert run(folder, "run", "job.toml", "--set", "input=cut.jsonl.gz", "--dry-run").status == 3
+    url = ("--set", "input=http://127.0.0.1:9/x.jsonl")
+    assert checked(folder, f'base_url = "{NOBODY}"', *url)[0] == 3
+    assert checked(folder, f'base_url = "{NOBODY}"\napi_key_env = "NO_SUCH_KEY"', *url)[0] == 2, "it reads nothing then"
+
+
+def test_faults_of_arms_and_judge_come_with_their_lines(folder: Path) -> None:
+    """A comparison takes longest: what `compare` would refuse at night is found in the afternoon, all of it."""
+    (folder / "base.toml").write_text('[compare.judge]\nmodle = "b"\n[compare.variants.y]\nrewrite.seed = "5"\n')
+    text = f"""
+        extends = "base.toml"
+        base_url = "{NOBODY}"
+        [compare]
+        score = "judge"
+        arms = ["s2a", "s2a_single", "x", "y"]
+        [compare.variants.x]
+        modle = "b"
+        rewrite = {{formm = "single"}}
+        """
+    status, found = checked(folder, text, "--set", "compare.variants.y.answer.seeed=1")
+    assert status == 2
+    assert [message for _, about, message in found if about in ("compare", "judge")] == [
+        "job.toml:11: compare.variants.x.modle: no such key; did you mean 'model'?",
+        "job.toml:12: compare.variants.x.rewrite.formm: no such key; did you mean 'form'?",
+        "--set compare.variants.y.answer.seeed: compare.variants.y.answer.seeed: no such key; did you mean 'seed'?",
+        "base.toml:4: compare.variants.y.rewrite.seed: expected a whole number, found a text",
+        "base.toml:2: compare.judge.modle: no such key; did you mean 'model'?",
+    ]
+    assert run(folder, "compare", "job.toml").status == 2
+
+
+def test_what_an_arm_or_the_judge_lacks_is_found(folder: Path) -> None:
+    """A key or a schema of one arm alone stops the comparison before its first request."""
+    text = f"""
+        base_url = "{NOBODY}"
+        [compare]
+        score = "judge"
+        arms = ["s2a", "x", "y"]
+        judge = {{api_key_env = "NO_KEY_OF_JUDGE"}}
+        variants.x = {{api_key_env = "NO_KEY_OF_X"}}
+        variants.y = {{answer = {{schema_file = "gone.json"}}}}
+        """
+    status, found = checked(folder, text)
+    assert status == 2
+    assert "gone.json: cannot be read" in faults(found)["compare"]
+    assert "NO_KEY_OF_JUDGE" in faults(found)["judge"]
+    status, found = checked(folder, text.replace("variants.y", "# variants.y").replace(', "y"', ""))
+    assert "NO_KEY_OF_X" in faults(found)["arm x"]
+    assert status == 2
+
+
+def test_a_job_that_is_run_in_a_way_that_no_comparison_knows_is_sound(folder: Path) -> None:
+    """One file serves both commands."""
+    status, found = checked(folder, f'base_url = "{NOBODY}"\n[compare]\narms = ["s2a"]\n', "--only", "rewrite")
+    assert status == 0
+    assert faults(found)["compare"].startswith("only: has no place in a comparison")
 
 
 def test_ids_that_are_missing_or_twice_are_told(folder: Path) -> None:

@@ -32,8 +32,11 @@ RECORDS = 3
         ('score = "nearly"', "compare.score"),
         ('judge = {model = "x"}', "goes with score = 'judge'"),
         ('score = "judge"\njudge = {models = "x"}', "did you mean 'model'?"),
-        ("[compare.variants.mine]\nanswer = {types = 'int'}", "arm 'mine': job.toml: answer.types: no such key"),
-        ("[compare.variants.mine]\nbudget = {max_requests = 1}", "mine.budget: is the same for all arms"),
+        ("[compare.variants.mine]\nanswer = {types = 'int'}", "compare.variants.mine.answer.types: no such key"),
+        (
+            "[compare.variants.mine]\nbudget = {max_requests = 1}",
+            "compare.variants.mine.budget: is the same for all arms",
+        ),
         ('[compare.variants."../up"]\narm = "s2a"', "is no name of an arm"),
         ("[compare.variants.mine]\nanswer = {schema_file = 'gone.json', type = 'text'}", "gone.json: cannot be read"),
         ("[compare.variants.mine]\napi_key_env = 'NO_SUCH_KEY'", "NO_SUCH_KEY"),
@@ -75,6 +78,22 @@ def test_a_changed_arm_is_refused_before_the_others_go_on(folder: Path, upstream
     assert "rewrite.temperature: null -> 0.5" in done.err
     assert up.stats().requests == sent
     assert run(folder, "compare", "job.toml", "--fresh").status == 0
+
+
+def test_an_arm_whose_settings_nobody_knows_is_refused_before_the_others_go_on(
+    folder: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """A lost `run.json` of the last arm must not come out when the first ones are paid."""
+    up = upstream({})
+    write_job(folder, up, compare='arms = ["baseline", "s2a"]')
+    assert run(folder, "compare", "job.toml", "--limit", "1").status == 0
+    sent = up.stats().requests
+    (folder / "out" / "arms" / "s2a" / "run.json").unlink()
+    write_job(folder, up, compare='arms = ["baseline", "s2a"]', more="rewrite = {temperature = 0.5}")
+    done = run(folder, "compare", "job.toml")
+    assert done.status == 2
+    assert "which ones is unknown: there are results and no run.json" in done.err
+    assert up.stats().requests == sent
 
 
 def test_a_page_is_never_put_over_another_file(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:

@@ -202,7 +202,6 @@ def test_the_input_is_never_written(plain: Path) -> None:
         (("-o", "x", "--fields", "id,,line"), "is empty"),
         (("-o", "x", "--fields", "id,id"), "stands twice"),
         (("-o", "out"), "is a directory"),
-        (("-o", "no/x"), "cannot be written"),
         (("other.jsonl", "-o", "x"), "none of its 1 lines has a result"),
         (("none.jsonl", "-o", "x"), "no such file"),
     ],
@@ -213,6 +212,11 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(plain: Path, argv: tu
     assert said in exported(plain, *argv, status=2).err.replace("No such", "no such")
     assert not (plain / "x").exists()
     assert leftovers(plain) == []
+
+
+def test_a_place_that_takes_no_file_is_exit_3(plain: Path) -> None:
+    """As the table of exit statuses has it: the command was right, the disk is not."""
+    assert "no/x: cannot be written" in exported(plain, "-o", "no/x", status=3).err
 
 
 def test_without_a_run_there_is_nothing_to_export(folder: Path) -> None:

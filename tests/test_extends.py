@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +14,6 @@ from s2a_batch.errors import JobError
 from s2a_batch.jobfile.jobfaults import Layer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pydantic import JsonValue
 
 LEAST = 'input = "in.jsonl"\noutput = "out"\n'
@@ -66,6 +65,43 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
     )
 
 
+def test_paths_of_arms_and_of_the_judge_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+    """A shared file that says who judges must not look for its key wherever cron happens to stand."""
+    shared = """
+        [compare]
+        arms = ["s2a", "x"]
+        score = "judge"
+        judge = {model = "j.gguf", api_key_file = "~/key", schema_file = ""}
+        [compare.variants.x]
+        model = "x.gguf"
+        api_key_file = "key"
+        rewrite = {model = "r.gguf"}
+        answer = {schema_file = "s.json"}
+        hooks = {on_failure = {command = ["./tell"]}}
+        """
+    written(tmp_path / "shared", base=shared)
+    found = jobfile.load(written(tmp_path / "jobs", job=f'extends = "../shared/base.toml"\n{LEAST}')).compare
+    there = tmp_path / "shared"
+    assert found.judge == {
+        "model": str(there / "j.gguf"),
+        "api_key_file": str(Path("~/key").expanduser()),
+        "schema_file": "",
+    }
+    assert found.variants["x"] == {
+        "model": str(there / "x.gguf"),
+        "api_key_file": str(there / "key"),
+        "rewrite": {"model": str(there / "r.gguf")},
+        "answer": {"schema_file": str(there / "s.json")},
+        "hooks": {"on_failure": {"command": [str(there / "tell")]}},
+    }
+
+
+@pytest.mark.parametrize("text", ["compare = 1", "compare.variants = 1", "compare.variants.x = 1", "compare.judge = 1"])
+def test_what_is_no_table_of_a_comparison_is_a_fault_with_its_line(tmp_path: Path, text: str) -> None:
+    """Whoever looks for paths in it must not fall over it first."""
+    assert refusal(written(tmp_path, job=f'{LEAST}model = "m"\n{text}')).startswith("job.toml:4: compare")
+
+
 def test_a_fault_is_told_where_it_stands(tmp_path: Path) -> None:
     """A typo in the shared file must not send anybody to the job file, nor the other way."""
     base = '# shared\nmodel = "m"\n[rewrite]\npreset = "relevanse"\n[retry]\nattemptz = 1'
@@ -75,6 +111,22 @@ def test_a_fault_is_told_where_it_stands(tmp_path: Path) -> None:
         "base.toml:4: rewrite.preset: expected 'unbiased', 'relevance' or 'question'; did you mean 'relevance'?",
         "base.toml:6: retry.attemptz: no such key; did you mean 'attempts'?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('arms = ["s2b"]', "job.toml:7: compare.arms: there is no arm 's2b'; did you mean 's2a'?"),
+        ('arms = ["s2a", "S2A"]', "job.toml:7: compare.arms: there is no arm 'S2A'"),
+        ('judge = {model = "j"}', "job.toml:7: compare.judge: goes with score = 'judge'"),
+        ("[compare.variants.z]\nonly = 1", "job.toml:8: compare.variants.z.only: is the same for all arms"),
+        ('[compare.variants."z?"]\nseed = 1', "job.toml:7: compare.variants.z?: 'z?' is no name of an arm"),
+    ],
+)
+def test_a_fault_of_a_comparison_is_told_where_it_stands(tmp_path: Path, text: str, said: str) -> None:
+    """The heading of the table may be far away, and in another file."""
+    path = written(tmp_path, job=f'{LEAST}model = "m"\n[compare.variants.x]\nmodel = "n"\n[compare]\n{text}')
+    assert refusal(path).startswith(said)
 
 
 def test_a_fault_of_two_files_together_is_told_of_the_higher_one(tmp_path: Path) -> None:
@@ -104,6 +156,18 @@ def test_a_fault_of_two_files_together_is_told_of_the_higher_one(tmp_path: Path)
             '[hooks.on_failure]\nurl_env = "U"',
             ("hooks", "on_failure", "command"),
             (),
+        ),
+        (
+            '[hooks.on_failure]\nurl = "https://h/x"\nheaders_env = {authorization = "A"}',
+            '[hooks.on_failure]\ncommand = ["a"]',
+            ("hooks", "on_failure", "headers_env"),
+            {},
+        ),
+        (
+            '[hooks.on_failure]\nurl = "https://h/x"\nheaders_env = {authorization = "A"}',
+            '[hooks.on_failure]\nurl_env = "U"',
+            ("hooks", "on_failure", "headers_env"),
+            {"authorization": "A"},
         ),
     ],
 )

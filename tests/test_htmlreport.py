@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from s2a_batch.errors import JobError
+from s2a_batch.errors import JobError, OutputError
 from s2a_batch.htmlreport import report
 from tests.browser import Browser, browser, needs_browser
 from tests.processes import run, write_input
@@ -270,7 +270,7 @@ def test_a_report_is_written_over_nothing_but_a_report(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="no report of ours"):
         report(directory, directory / "results.jsonl", as_json=False)
     assert (directory / "results.jsonl").read_bytes() == before
-    with pytest.raises(JobError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         report(directory, tmp_path / "nowhere" / "r.html", as_json=False)
     assert not list(directory.glob(".report*"))
 

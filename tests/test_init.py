@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import stat
+import subprocess
+import sys
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
 
 from s2a_batch import jobfile
-from s2a_batch.errors import JobError
+from s2a_batch.errors import JobError, OutputError
 from s2a_batch.jobfile.template import template, write
 from tests.processes import run
 
@@ -118,5 +122,79 @@ def test_a_name_that_no_file_can_hold_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="no UTF-8"):
         write(path, {"model": "\udcff"}, force=False)
     assert not path.exists()
-    with pytest.raises(JobError, match=r"job\.toml: cannot be written: No such file"):
+    with pytest.raises(OutputError, match=r"job\.toml: cannot be written: No such file"):
         write(tmp_path / "no" / "job.toml", {}, force=False)
+
+
+@pytest.mark.parametrize("source", ["-", "s3://b/x.jsonl", "https://h/x.jsonl?k=v", "/abs/drop/"])
+def test_an_input_that_is_no_place_beside_the_file_stays_as_it_is(tmp_path: Path, source: str) -> None:
+    """Standard input and an object in a store are the same from every folder."""
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub" / "j.toml", {"input": source}, force=False)
+    assert tomllib.loads((tmp_path / "sub" / "j.toml").read_text())["input"] == source
+
+
+def test_a_directory_keeps_the_slash_that_says_so(tmp_path: Path) -> None:
+    """It may not be there yet; whoever reads the file sees that it is none of a single file."""
+    (tmp_path / "sub").mkdir()
+    assert run(tmp_path, "init", "sub/j.toml", "--input", "drop/").status == 0
+    assert tomllib.loads((tmp_path / "sub" / "j.toml").read_text())["input"] == "../drop/"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--schedule", "garbage", "--schedule: schedule.cron: "),
+        ("--base-url", "ftp://h", "--base-url: base_url: "),
+        ("--input", "", "--input: input: expected a path"),
+        ("-o", "", "-o: output: expected a path, found an empty text"),
+        ("-o", "out-{day}-{date-1}", "-o: {date-1} stands for nothing"),
+    ],
+)
+@pytest.mark.parametrize("force", [False, True])
+def test_what_makes_no_job_is_refused_and_nothing_is_written(
+    tmp_path: Path, option: str, value: str, told: str, force: bool
+) -> None:
+    """A typo of an option is corrected at once, not when the schedule leaves the job out."""
+    path = tmp_path / "job.toml"
+    if force:
+        path.write_text("mine")
+    done = run(tmp_path, "init", option, value, "--model", "m", *(["--force"] if force else []))
+    assert done.status == 2
+    assert told in done.err
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == ([("job.toml", "mine")] if force else [])
+
+
+def test_a_file_that_cannot_be_replaced_stays_as_it_is(tmp_path: Path) -> None:
+    """A full disk must not take the settings that were there with it."""
+    path = tmp_path / "job.toml"
+    path.write_text("mine")
+    code = (
+        "import resource, sys, pathlib; from s2a_batch.errors import OutputError\n"
+        "from s2a_batch.jobfile.template import write\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9, 9))\n"
+        "try:\n    write(pathlib.Path(sys.argv[1]), {}, force=True)\n"
+        "except OutputError as error:\n    print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert said.stdout == f"{path}: cannot be written: File too large\n"
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("job.toml", "mine")]
+
+
+def test_a_replaced_file_keeps_its_rights_and_its_link(tmp_path: Path) -> None:
+    """The team that could read the old one can read the new one, and whatever points to it still does."""
+    path, link = tmp_path / "job.toml", tmp_path / "link.toml"
+    path.write_text("mine")
+    path.chmod(0o640)
+    link.symlink_to(path)
+    write(link, {}, force=True)
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert "s2a-batch run" in path.read_text()
+
+
+@pytest.mark.parametrize("place", ["no/job.toml", "/dev/full"])
+def test_a_place_that_takes_no_file_is_exit_3(tmp_path: Path, place: str) -> None:
+    """As of all commands: a script tells a wrong option from a full disk."""
+    done = run(tmp_path, "init", place, "--force")
+    assert (done.status, "cannot be written: " in done.err) == (3, True)

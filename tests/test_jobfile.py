@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING, get_args
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from s2a_batch import jobfile
 from s2a_batch.errors import JobError
 from s2a_batch.job import Job
+from tests.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +60,19 @@ def fault(folder: Path, text: str) -> str:
         ("\n[limit]\nopen_requests = 1", "4 limit: no such key; did you mean 'limits'?"),
         ("[answers]\nseed = 1", "3 answers: no such key; did you mean 'answer'?"),
         ('extend = "x"', "3 extend: no such key; did you mean 'extends'?"),
+        ('modle = "x"', "3 modle: no such key; did you mean 'model'?"),
+        ('[answer]\nmodle = "x"', "4 answer.modle: no such key; did you mean 'model'?"),
+        ("[retry]\nmax_retries = 3", "4 retry.max_retries: no such key; did you mean 'attempts'?"),
+        ("[retry]\ntimeout = 3", "4 retry.timeout: no such key; did you mean 'deadline_s'?"),
+        (
+            "[retry]\ntimeout_s = 3",
+            "4 retry.timeout_s: no such key; did you mean 'deadline_s'? 'timeout_s' belongs into",
+        ),
+        ("timeout = 3", "3 timeout: no such key; did you mean 'deadline_s'? it belongs into [retry]"),
+        ("[fields]\nretry_max = 3", "4 fields.retry_max: no such key; known: prompt, id"),
+        ('[answer]\ntype = "string"', "; did you mean 'text'?"),
+        ('[answer]\ntype = "integer"', "; did you mean 'int'?"),
+        ('[answer]\ntype = "number"', "; did you mean 'float'?"),
         ("temperature = 1", "3 temperature: no such key; 'temperature' belongs into [rewrite] or [answer]"),
         (
             "temperatuer = 1",
@@ -194,7 +209,9 @@ def test_a_bom_before_a_job_file_is_ignored(tmp_path: Path) -> None:
     """Editors on Windows write one, and nobody can see it."""
     path = written(tmp_path, 'model = "m"')
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert jobfile.load(path).model == "m"
+    made = jobfile.load(path)
+    assert made.model == "m"
+    assert made.files == [{"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}]
 
 
 def test_relative_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
@@ -206,6 +223,38 @@ def test_relative_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
     assert made.answer.model == "/abs/a.gguf"
     assert made.answer.schema_file == tmp_path / "s.json"
     assert jobfile.load(written(tmp_path, 'model = "org/name"')).model == "org/name"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('output = ""', "output"),
+        ('rewrites = ""', "rewrites"),
+        ('api_key_file = ""', "api_key_file"),
+        ('rewrite.api_key_file = ""', "rewrite.api_key_file"),
+        ('answer.schema_file = ""', "answer.schema_file"),
+        ('metrics.textfile = ""', "metrics.textfile"),
+        ('input = ""', "input"),
+    ],
+)
+def test_an_empty_path_is_refused(tmp_path: Path, text: str, name: str) -> None:
+    """A variable of a shell script that is not set must not fill the working directory with a run's files."""
+    least = "".join(line for line in LEAST.splitlines(keepends=True) if not line.startswith(name))
+    path = tmp_path / "job.toml"
+    path.write_text(f'{least}model = "m"\n{text}\n')
+    line = len(path.read_text().splitlines())
+    with pytest.raises(JobError, match=rf"job\.toml:{line}: {re.escape(name)}: expected a path") as caught:
+        jobfile.load(path)
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(JobError, match=rf"--set {re.escape(name)}: {re.escape(name)}: expected a path"):
+        jobfile.load(written(tmp_path, 'model = "m"'), None, [f"{name}="])
+
+
+def test_an_empty_option_is_no_directory(tmp_path: Path) -> None:
+    """`-o "$OUT"` with no OUT."""
+    written(tmp_path, 'model = "m"')
+    done = run(tmp_path, "run", "job.toml", "-o", "")
+    assert (done.status, done.err) == (2, "error: -o: output: expected a path, found an empty text\n")
 
 
 def test_the_command_line_wins_and_leaves_the_rest(tmp_path: Path) -> None:

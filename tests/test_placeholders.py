@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from s2a_batch import jobfile
 from s2a_batch.errors import JobError
-from s2a_batch.options import job_maker
+from s2a_batch.options import job_parts
 from s2a_batch.placeholders import day_of, fill
 from tests.processes import run, write_input
 from tests.server import Upstream
@@ -51,13 +51,35 @@ def test_a_day_is_that_of_the_moment_in_the_offset_that_is_given(at: datetime, d
         (at + timedelta(minutes=minutes))
     except OverflowError:
         return
-    assert fill({"input": f"{{date{days:+}d{zone}}}"}, "j", at)["input"] == f"{expected:%Y-%m-%d}"
+    assert fill({"input": f"{{date{days:+}d{zone}}}"}, "j", at)["input"] == expected.isoformat()
 
 
 def test_a_day_that_was_given_is_the_same_everywhere() -> None:
     """`--date 2026-03-01` repeats that day, not the next one because the job lives in Auckland."""
     assert fill({"output": "{date+13:00}"}, "j", date(2026, 3, 1))["output"] == "2026-03-01"
     assert day_of("2026-03-01") == date(2026, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "day"), [("{date-1d}", "0001-01-01"), ("{date+1d}", "9999-12-31"), ("{date-9999d}", "0027-05-17")]
+)
+def test_a_day_that_is_in_no_calendar_is_refused(tmp_path: Path, text: str, day: str) -> None:
+    """A slip of the keys is a fault of the job, said with its file, and none of this program."""
+    path = tmp_path / "night.toml"
+    path.write_text(f'input = "a.jsonl"\noutput = "out-{text}"\n')
+    with pytest.raises(JobError, match=r"night\.toml: \{date.*d\} leaves the calendar"):
+        jobfile.load(path, at=day_of(day))
+
+
+def test_a_moment_at_the_edge_of_the_calendar_is_refused_too() -> None:
+    """The offset alone leaves it."""
+    with pytest.raises(JobError, match="leaves the calendar"):
+        fill({"output": "{date-01:00}"}, "j", datetime(1, 1, 1, tzinfo=UTC))
+
+
+def test_an_early_year_has_four_digits() -> None:
+    """`strftime` has fewer on some systems, and names of days no longer sort."""
+    assert fill({"output": "{date+1d}"}, "j", date(33, 4, 3))["output"] == "0033-04-04"
 
 
 @pytest.mark.parametrize("text", ["{Date}", "{date-1}", "{date+1h}", "{date:%Y}", "{date+24:00}", "{JOB}"])
@@ -69,7 +91,9 @@ def test_a_misspelt_placeholder_is_refused(tmp_path: Path, text: str) -> None:
         jobfile.load(path)
 
 
-@pytest.mark.parametrize("text", ["2026-3-1x", "yesterday", "2026-02-30"])
+@pytest.mark.parametrize(
+    "text", ["2026-3-1", "2026-3-1x", "20260301", "2026-W09-7", " 2026-03-01", "yesterday", "2026-02-30"]
+)
 def test_a_day_that_is_none_is_refused(text: str) -> None:
     """A typo must not run the whole of another day."""
     with pytest.raises(JobError, match=r"--date .*: expected a day, as in"):
@@ -80,8 +104,8 @@ def test_a_command_that_goes_over_midnight_stays_in_its_day(tmp_path: Path) -> N
     """The arms of a comparison are made one after the other, and belong into one directory."""
     path = tmp_path / "night.toml"
     path.write_text('input = "a.jsonl"\noutput = "{job}-{date}"\n')
-    make = job_maker([str(path)], {}, None, "2026-03-01")
-    assert make({}).output == make({}).output == tmp_path / "night-2026-03-01"
+    parts = job_parts([str(path)], {}, None, "2026-03-01")
+    assert parts.job().output == parts.arm(("x",), {}, {}).output == tmp_path / "night-2026-03-01"
 
 
 def test_a_run_of_a_day_reads_and_writes_there(tmp_path: Path) -> None:

@@ -163,6 +163,14 @@ def test_what_the_program_accepts_the_schema_accepts(data: st.DataObject) -> Non
     assert VALIDATOR.is_valid(job), job
 
 
+@pytest.mark.parametrize("name", ["¹", "nächtlich", "夜_1.a-b"])
+def test_a_name_in_any_script_is_taken_by_both(name: str) -> None:
+    """Engines of regular expressions do not agree on what a letter is."""
+    assert Job.model_validate(LEAST | {"name": name}).name == name
+    assert VALIDATOR.is_valid({"name": name})
+    assert not VALIDATOR.is_valid({"name": "../x"})
+
+
 @pytest.mark.parametrize(("place", "name"), KEYS, ids=lambda part: ".".join(part) if isinstance(part, tuple) else part)
 @settings(max_examples=25)
 @given(data=st.data())

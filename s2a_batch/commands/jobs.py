@@ -30,18 +30,21 @@ def schema(
 
 def init(  # noqa: PLR0913  the command's options
     path: Annotated[Path, typer.Argument(metavar="[FILE]", help="The job file.")] = Path("job.toml"),
-    source: Annotated[Path | None, typer.Option("--input", help="The input.")] = None,
+    source: Annotated[str | None, typer.Option("--input", metavar="INPUT", help="The input.")] = None,
     output: options.Output = None,
     model: options.Model = None,
     base_url: options.BaseUrl = None,
     schedule: Annotated[str | None, typer.Option(metavar="CRON", help="When it runs: '0 2 * * *'.")] = None,
     force: options.Force = False,
 ) -> None:
-    """Write a commented job file to start from."""
+    """Write a commented job file to start from.
+
+    Exit status: 0 written, 2 it exists or the options make no job, 3 the file cannot be written.
+    """
     from s2a_batch.jobfile.template import write
 
     places = {"input": source, "output": output, "model": model, "base_url": base_url, "schedule.cron": schedule}
-    write(path, {key: str(value) for key, value in places.items() if value is not None}, force=force)
+    write(path, {key: value for key, value in places.items() if value is not None}, force=force)
 
 
 def check(  # noqa: PLR0913  the command's options
@@ -60,7 +63,8 @@ def check(  # noqa: PLR0913  the command's options
 ) -> None:
     """Check a job and its input, and name all that is wrong; sends nothing unless --online.
 
-    Exit status: 0 sound, 1 faulty lines in the input, 2 a run would refuse the job.
+    Exit status: 0 sound, 1 faulty lines in the input, 2 a run would refuse the job,
+    3 the input cannot be read to its end.
     """
     import anyio
 
@@ -71,7 +75,7 @@ def check(  # noqa: PLR0913  the command's options
     screen = Screen(quiet=quiet)
     places = {"output": output, "model": model, "base_url": base_url, "only": only}
     table = options.table_of(places, None) | options.answer_table(answer, choice, source)
-    make = functools.partial(options.load_job, source, table, setting, day)
+    make = functools.partial(options.job_parts, source, table, setting, day)
     how = Options(None)
     looking = functools.partial(look, make, how, os.environ, source=" ".join(source), online=online, say=screen.say)
     found = anyio.run(looking)

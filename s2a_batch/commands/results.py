@@ -51,17 +51,17 @@ def compare(  # noqa: PLR0913  the command's options
     speech = context.ensure_object(options.Speech)
     speech.ask(log, source, quiet=quiet)
     table = {"output": output, "model": model, "base_url": base_url}
-    make = options.job_maker(source, options.table_of(table, open_requests), setting, day)
+    parts = options.job_parts(source, options.table_of(table, open_requests), setting, day)
     how = Options(limit, 1, retry_failed, accept_changes, fresh)
-    first = make({})
+    first = parts.job()
     voice = speech.of(first)
 
     def run(job: Job, how: Options, environ: Mapping[str, str]) -> Finished:
         return run_watched(job, how, voice, f"{speech.job}/{job.output.name}", environ)
 
-    audience, folder = Audience(voice.say, run), Path(source[0]).parent
+    audience = Audience(voice.say, run)
     with hooks.telling(speech.job, first, ROLES, voice.error) as story:
-        exit_status, text = compare_and_report(make, folder, how, audience, html, as_json=as_json)
+        exit_status, text = compare_and_report(parts, how, audience, html, as_json=as_json)
         story.ended(exit_status)
     sys.stdout.write(text)
     raise typer.Exit(exit_status)

@@ -28,11 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from pydantic import JsonValue
-
     from s2a_batch.compare.comparison import Comparison
     from s2a_batch.compare.plan import Arm
     from s2a_batch.job import Job
+    from s2a_batch.jobfile import Parts
     from s2a_batch.live import Finished
     from s2a_batch.resume import Options
 
@@ -62,8 +61,7 @@ class Ended:
 
 
 def compare(
-    make: Callable[[dict[str, JsonValue]], Job],
-    folder: Path,
+    parts: Parts,
     options: Options,
     audience: Audience,
     environ: Mapping[str, str] = os.environ,
@@ -71,8 +69,7 @@ def compare(
     """Run what is pending of each arm, judge and count; write `compare.json` and `records.jsonl`.
 
     Args:
-        make: The job with some keys changed.
-        folder: What relative paths in an arm's own keys are relative to.
+        parts: What the job is made of.
         options: How each arm runs; its limit is on the first records of the input, done or not.
         audience: Whom to tell.
         environ: Where keys are looked up.
@@ -83,10 +80,10 @@ def compare(
         LockedError: Another comparison or run holds the directory.
         OutputError: The directory cannot be read or written.
     """
-    base = make({})
+    base = parts.job()
     check_paths(base)
     inputnames.check_lasting(base.input, "a comparison reads its input once for each arm and once more")
-    arms, judge = plan.plan(base, make, folder), plan.judge_job(base)
+    arms, judge = plan.plan(base, parts), plan.judge_job(base, parts)
     running = [arm for arm in arms if arm.same_as is None]
     jobs = [*(arm.job for arm in running), *([] if judge is None else [judge])]
     plan.check(jobs, options, environ)
@@ -108,9 +105,8 @@ def compare(
     return Ended(1 if found.incomplete or status else 0, found)
 
 
-def compare_and_report(  # noqa: PLR0913  what the command line says
-    make: Callable[[dict[str, JsonValue]], Job],
-    folder: Path,
+def compare_and_report(
+    parts: Parts,
     options: Options,
     audience: Audience,
     html: Path | None,
@@ -120,7 +116,7 @@ def compare_and_report(  # noqa: PLR0913  what the command line says
     """Compare, and tell it: the exit status, and what goes to stdout; the page is written when one is wanted."""
     if html is not None:
         htmlpage.check_place(html)
-    ended = compare(make, folder, options, audience)
+    ended = compare(parts, options, audience)
     if ended.found is None:
         return ended.exit_status, ""
     if html is not None:

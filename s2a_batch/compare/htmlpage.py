@@ -87,7 +87,7 @@ def check_place(path: Path) -> None:
         if path.exists() and path.read_bytes()[: len(HEAD)] != HEAD.encode():
             raise JobError(f"{path}: there is a file that is no page of ours; choose another name with --html")
     except OSError as error:
-        raise JobError(f"{path}: cannot be written: {error.strerror}") from None
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def write(path: Path, found: Comparison) -> None:

@@ -15,16 +15,15 @@ from s2a_batch import resume, rundir
 from s2a_batch.compare.judging import QUESTIONS
 from s2a_batch.errors import JobError
 from s2a_batch.job import fingerprint
-from s2a_batch.jobfile import anchor, build
 from s2a_batch.setup import check_setup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from pydantic import JsonValue
 
     from s2a_batch.job import Job
+    from s2a_batch.jobfile import Parts
     from s2a_batch.resume import Options
     from s2a_batch.stagejob import StageJob
 
@@ -50,24 +49,21 @@ class Arm:
     same_as: str | None = None
 
 
-def plan(base: Job, make: Callable[[dict[str, JsonValue]], Job], folder: Path) -> list[Arm]:
+def plan(base: Job, parts: Parts) -> list[Arm]:
     """The arms of a job.
 
     Args:
         base: The job without an arm's changes.
-        make: The job with some keys changed.
-        folder: What relative paths in an arm's own keys are relative to.
+        parts: What it is made of.
 
     Raises:
-        JobError: An arm's keys are wrong.
+        JobError: Keys of some arms are wrong, with all their faults.
     """
-    for key, value in (("only", base.only), ("rewrites", base.rewrites)):
-        if value is not None:
-            raise JobError(f"{key}: has no place in a comparison, which shares rewrites by itself; leave it out")
+    if unfit := misplaced(base):
+        raise JobError(unfit)
     arms: list[Arm] = []
     lenders: dict[str, Arm] = {}
-    for name in base.compare.names():
-        job = _job(base, make, name, folder)
+    for name, job in _jobs(base, parts).items():
         same = next((arm for arm in arms if _all_of(arm.job) == _all_of(job)), None)
         lender = lenders.setdefault(_rewriting_of(job), Arm(name, job)) if job.arm == "s2a" else None
         if same is not None:
@@ -80,7 +76,13 @@ def plan(base: Job, make: Callable[[dict[str, JsonValue]], Job], folder: Path) -
     return arms
 
 
-def judge_job(base: Job) -> Job | None:
+def misplaced(base: Job) -> str:
+    """What of the job has no place in a comparison; "" for nothing."""
+    found = next((key for key, value in (("only", base.only), ("rewrites", base.rewrites)) if value is not None), None)
+    return f"{found}: has no place in a comparison, which shares rewrites by itself; leave it out" if found else ""
+
+
+def judge_job(base: Job, parts: Parts) -> Job | None:
     """The job that asks the judge about the answers; None when no judge is wanted.
 
     Raises:
@@ -99,9 +101,9 @@ def judge_job(base: Job) -> Job | None:
         "output": str(base.output / JUDGE),
         "arm": "baseline",
         "fields": {"system": "system"},
-        "answer": {"class": _VERDICT, **base.compare.judge},
+        "answer": {"class": _VERDICT},
     }
-    job = build(table, "[compare.judge]")
+    job = parts.judge(("compare", JUDGE), ("answer",), table)
     # Another judge is another run: what the first one found stays, and neither stands in the other's way.
     place = base.output / JUDGE / fingerprint(resume.settings_of(job))
     return job.model_copy(update={"input": (str(place / QUESTIONS),), "output": place})
@@ -116,31 +118,31 @@ def check(jobs: Sequence[Job], options: Options, environ: Mapping[str, str]) -> 
     for job in jobs:
         check_setup(job, environ)
         rundir.RunDirectory(job.output).refuse_foreign_files()
-        if options.fresh or options.accept_changes or moved_only(job):
-            continue
-        if found := _changes(job):
-            rows = "\n  ".join(found)
-            hint = "another output directory, --fresh to start anew here, or --accept-changes to go on"
-            raise JobError(f"{job.output}: was run with other settings:\n  {rows}\nhint: {hint}")
+        if not moved_only(job):
+            resume.check_changes(job, options)
 
 
 def moved_only(job: Job) -> bool:
     """Whether all that changed since the last run is where the lender of rewrites lies; that changes no answer."""
-    found = _changes(job)
+    found = resume.compare(rundir.read_manifest(job.output), resume.settings_of(job), job.only)
     return bool(found) and all(change.startswith(_FROM) for change in found)
 
 
-def _changes(job: Job) -> list[str]:
-    return resume.compare(rundir.read_manifest(job.output), resume.settings_of(job), job.only)
-
-
-def _job(base: Job, make: Callable[[dict[str, JsonValue]], Job], name: str, folder: Path) -> Job:
-    table: dict[str, JsonValue] = json.loads(json.dumps(base.compare.overrides(name)))
-    anchor(table, folder)
-    try:
-        return make({**table, "output": os.path.normpath(base.output / ARMS / name)})
-    except JobError as error:
-        raise JobError(f"arm '{name}': {error}") from None
+def _jobs(base: Job, parts: Parts) -> dict[str, Job]:
+    """Each arm's job by its name."""
+    found: dict[str, Job] = {}
+    faults: list[str] = []
+    for name in base.compare.names():
+        output = os.path.normpath(base.output / ARMS / name)
+        place = ("compare", "variants", name)
+        try:
+            found[name] = parts.arm(place, base.compare.known(name), {"output": output})
+        except JobError as error:
+            own = f" {'.'.join(place)}."
+            faults += [line if own in line else f"{line} (arm '{name}')" for line in str(error).splitlines()]
+    if faults:
+        raise JobError("\n".join(faults))
+    return found
 
 
 def _all_of(job: Job) -> str:

@@ -41,7 +41,7 @@ class OutFile:
         force: Replace a file that is there.
 
     Raises:
-        JobError: On entry: it exists, or cannot be created.
+        JobError: On entry: it exists.
         OutputError: It cannot be written; its reader or the disk is gone.
     """
 
@@ -59,7 +59,7 @@ class OutFile:
         try:
             self._fd = self._open()
         except OSError as error:
-            raise JobError(f"{self._name}: cannot be written: {error.strerror}") from None
+            raise OutputError(f"{self._name}: cannot be written: {error.strerror}") from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

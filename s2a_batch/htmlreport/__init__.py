@@ -15,7 +15,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch import linefiles, rundir
-from s2a_batch.errors import JobError
+from s2a_batch.errors import JobError, OutputError
 from s2a_batch.htmlreport import htmltext, judged, sections, worked
 from s2a_batch.htmlreport.digest import digest
 from s2a_batch.htmlreport.htmltext import DASH, count, factor, seconds, share
@@ -37,7 +37,8 @@ def report(directory: Path, output: Path | None, *, as_json: bool) -> str:
     """Write the page of a run; returns where it is, or with `as_json` the numbers and writes nothing.
 
     Raises:
-        JobError: There is no run, or the page cannot be written there.
+        JobError: There is no run, or something else than a report stands there.
+        OutputError: The page cannot be written.
     """
     reading = digest(directory)
     if as_json:
@@ -67,7 +68,8 @@ def write(path: Path, content: str) -> None:
     """Put a page where it was asked for.
 
     Raises:
-        JobError: Something else than a report stands there, or it cannot be written.
+        JobError: Something else than a report stands there.
+        OutputError: It cannot be written.
     """
     try:
         if path.exists() and not path.read_bytes()[: len(HEAD)] == HEAD.encode():
@@ -77,7 +79,7 @@ def write(path: Path, content: str) -> None:
             file.write(content)
         temporary.replace(path)
     except OSError as error:
-        raise JobError(f"{path}: cannot be written: {error.strerror}; choose another place with -o") from None
+        raise OutputError(f"{path}: cannot be written: {error.strerror}; choose another place with -o") from None
 
 
 def fields_of(directory: Path) -> Mapping[str, JsonValue]:

@@ -6,11 +6,12 @@ relative to that file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import tomllib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from s2a_batch.jobfile.tomllines import Place
+
 _MOST_BASES: Final = 10  # of a file, of its base, ..: more is a mistake
 _MOST_FILES: Final = 100
 _PLACE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -40,7 +43,9 @@ _ALTERNATIVES: Final = (
     {"command", "url", "url_env"},
 )
 _FREE: Final = ("extra_body", "headers_env")  # keys of others
+_PATHS: Final = ("output", "rewrites", "api_key_file", "schema_file", "textfile")  # wherever they may stand
 _OPTIONS: Final = {
+    "input": "--input",
     "output": "-o",
     "model": "--model",
     "base_url": "--base-url",
@@ -48,7 +53,37 @@ _OPTIONS: Final = {
     "limits": "--open-requests",
     "processes": "--processes",
     "only": "--only",
+    "schedule": "--schedule",
 }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a job is made of, and so are the arms and the judge of its comparison.
+
+    Attributes:
+        layers: From low to high; the last one wins.
+        at: What `{date}` stands for, a day or a moment.
+    """
+
+    layers: Sequence[Layer]
+    at: date
+
+    def job(self) -> Job:
+        """The job; `JobError` names every fault."""
+        return job_of(self.layers, self.at)
+
+    def arm(self, there: Place, low: dict[str, JsonValue], high: dict[str, JsonValue]) -> Job:
+        """The job with what stands at a place of it, with `low` under that and `high` over it."""
+        origin = f"[{'.'.join(map(str, there))}]"
+        return job_of([*self.layers, Layer(origin, low), *self._inner(there, ()), Layer(origin, high)], self.at)
+
+    def judge(self, there: Place, here: Place, low: dict[str, JsonValue]) -> Job:
+        """Another job, that has what stands at a place of this one `here`, with `low` under it."""
+        return job_of([Layer(f"[{'.'.join(map(str, there))}]", low), *self._inner(there, here)], self.at)
+
+    def _inner(self, there: Place, here: Place) -> list[Layer]:
+        return [part for layer in self.layers if (part := layer.part(there, here)) is not None]
 
 
 def load(
@@ -79,7 +114,7 @@ def job_of(layers: Sequence[Layer], at: date | None = None) -> Job:
     for layer in _filled(layers, at or datetime.now(UTC)):
         table = merge(_without_alternatives(table, layer.table), layer.table)
     try:
-        return Job.model_validate(table, context={"files": [layer.proof() for layer in layers if layer.text]})
+        return Job.model_validate(table, context={"files": [layer.proof() for layer in layers if layer.sha256]})
     except ValidationError as error:
         raise JobError(explain(error, layers)) from None
 
@@ -114,6 +149,8 @@ def _without_alternatives(low: dict[str, JsonValue], high: dict[str, JsonValue])
     replaced = {name for ways in _ALTERNATIVES if high.keys() & ways for name in ways}
     if "type" in replaced and high.get("type") != "choice":
         replaced.add("choices")
+    if "command" in high:
+        replaced.add("headers_env")
     kept = {name: value for name, value in low.items() if name in high or name not in replaced}
     for name, value in high.items():
         below = low.get(name)
@@ -130,9 +167,10 @@ def _read(path: Path, above: list[Path], named: str = "") -> list[Layer]:
         raise JobError(f"{named}extends: these files extend each other: {shown}")
     if len(above) > _MOST_BASES:
         raise JobError(f"{named}extends: more than {_MOST_BASES} files deep: {shown}")
-    text = ""
+    data, text = b"", ""
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        data = read_bytes(path)
+        text = data.decode("utf-8-sig")
         table: dict[str, JsonValue] = tomllib.loads(text)
     except JobError as error:
         raise JobError(f"{named}extends: {error}" if named else str(error)) from None
@@ -148,7 +186,7 @@ def _read(path: Path, above: list[Path], named: str = "") -> list[Layer]:
     ]
     if len(layers) > _MOST_FILES:
         raise JobError(f"{where}extends: more than {_MOST_FILES} files in all")
-    return [*layers, Layer(str(path), table, text)]
+    return [*layers, Layer(str(path), table, text, hashlib.sha256(data).hexdigest())]
 
 
 def _bases(value: JsonValue, where: str) -> list[str]:
@@ -193,31 +231,41 @@ def with_setting(table: dict[str, JsonValue], text: str) -> dict[str, JsonValue]
 
 
 def anchor(table: dict[str, JsonValue], folder: Path) -> None:
-    """Make the paths of a job file relative to its directory."""
-    answer, rewrite = table.get("answer"), table.get("rewrite")
-    of_stage = ("api_key_file", "schema_file")
-    for part, names in (
-        (table, ("output", "rewrites", "api_key_file")),
-        (rewrite, of_stage),
-        (answer, of_stage),
-        (table.get("metrics"), ("textfile",)),
-    ):
-        for name in names:
-            if isinstance(part, dict) and isinstance(part.get(name), str):
-                part[name] = os.path.normpath(folder / Path(str(part[name])).expanduser())
-    hooks = table.get("hooks")
-    for hook in hooks.values() if isinstance(hooks, dict) else ():
-        command = hook.get("command") if isinstance(hook, dict) else None
-        if isinstance(command, list) and command and "/" in str(command[0]):  # else it is looked for in PATH
-            command[0] = os.path.normpath(folder / Path(str(command[0])).expanduser())
+    """Make the paths of a job file relative to its directory, those of the arms and the judge of a comparison too."""
+    compare = _tables(table, "compare")
+    parts = [table, *(arm for part in compare for arms in _tables(part, "variants") for arm in _tables(arms, *arms))]
+    for part in parts:
+        stages = _tables(part, "rewrite", "answer")
+        _anchor(part, *stages, *_tables(part, "metrics"), folder=folder)
+        _anchor_hooks(part, folder)
+    _anchor(*(judge for part in compare for judge in _tables(part, "judge")), folder=folder)
     given = table.get("input")
     if isinstance(given, str):
         table["input"] = anchored(given, folder)
     elif isinstance(given, list):
         table["input"] = [anchored(name, folder) if isinstance(name, str) else name for name in given]
-    for part in (table, rewrite, answer):
-        if isinstance(part, dict) and str(part.get("model", "")).endswith(".gguf"):
-            part["model"] = os.path.normpath(folder / str(part["model"]))
+
+
+def _tables(table: dict[str, JsonValue], *names: str) -> list[dict[str, JsonValue]]:
+    """Those of the values of these names that are tables."""
+    return [part for name in names if isinstance(part := table.get(name), dict)]
+
+
+def _anchor(*tables: dict[str, JsonValue], folder: Path) -> None:
+    """Make their paths relative to this directory; an empty one stays a fault."""
+    for table in tables:
+        for name in _PATHS:
+            if isinstance(path := table.get(name), str) and path:
+                table[name] = os.path.normpath(folder / Path(path).expanduser())
+        if str(table.get("model", "")).endswith(".gguf"):
+            table["model"] = os.path.normpath(folder / str(table["model"]))
+
+
+def _anchor_hooks(table: dict[str, JsonValue], folder: Path) -> None:
+    for hook in (hook for hooks in _tables(table, "hooks") for hook in _tables(hooks, *hooks)):
+        command = hook.get("command")
+        if isinstance(command, list) and command and "/" in str(command[0]):  # else it is looked for in PATH
+            command[0] = os.path.normpath(folder / Path(str(command[0])).expanduser())
 
 
 def merge(low: dict[str, JsonValue], high: dict[str, JsonValue]) -> dict[str, JsonValue]:

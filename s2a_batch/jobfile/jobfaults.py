@@ -7,8 +7,7 @@ place.
 from __future__ import annotations
 
 import difflib
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, time
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
@@ -40,7 +39,17 @@ _EXPECTED: Final = {
 }
 _STAGES: Final = ("rewrite", "answer")
 _VERY_CLOSE: Final = 0.8
-_CLOSE: Final = 0.6  # of difflib's ratio: two letters exchanged, one lost or one too many in a short word
+_CLOSE: Final = 0.6  # of difflib's ratio: one letter lost or one too many in a short word
+_SAME_LETTERS: Final = 0.99
+_OTHER_NAMES: Final = {
+    **dict.fromkeys(("retries", "max_retries", "max_attempts"), "attempts"),
+    **dict.fromkeys(("timeout", "timeout_s", "request_timeout"), "deadline_s"),
+    **dict.fromkeys(("concurrency", "max_concurrency", "parallel"), "open_requests"),
+    **dict.fromkeys(("string", "str"), "text"),
+    **dict.fromkeys(("number", "double"), "float"),
+    "enum": "choice",
+}
+"""How other programs call what is meant."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,15 @@ class Layer:
         origin: How errors name it.
         table: Its keys and values.
         text: The file's, whose lines errors tell; "" for none.
+        sha256: Of the file's bytes.
+        moved: Where its table stands in this job, and where it stands in what was written.
     """
 
     origin: str
     table: dict[str, JsonValue]
     text: str = ""
+    sha256: str = ""
+    moved: tuple[Place, Place] = ((), ())
 
     @cached_property
     def _lines(self) -> dict[Place, int]:
@@ -63,11 +76,28 @@ class Layer:
 
     def proof(self) -> dict[str, JsonValue]:
         """Which file this is, for `run.json`."""
-        return {"path": self.origin, "sha256": hashlib.sha256(self.text.encode()).hexdigest()}
+        return {"path": self.origin, "sha256": self.sha256}
+
+    def part(self, there: Place, here: Place) -> Layer | None:
+        """The table at a place, as a part of another job that has it `here`; None when there is none."""
+        table = self.table
+        for name in map(str, there):
+            inner = table.get(name)
+            if not isinstance(inner, dict):
+                return None
+            table = inner
+        for name in map(str, reversed(here)):
+            table = {name: table}
+        return replace(self, table=table, sha256="", moved=(here, there))
+
+    def written(self, place: Place) -> Place:
+        """Where this place of the job stands in what was written."""
+        here, there = self.moved
+        return (*there, *place[len(here) :]) if place[: len(here)] == here else place
 
     def where(self, place: Place) -> tuple[str, int]:
         """How to find this place, and its line for the order of several; 0 for none."""
-        lines = self._lines
+        lines, place = self._lines, self.written(place)
         line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 0)
         return (f"{self.origin}:{line}" if line else self.origin), line
 
@@ -82,7 +112,8 @@ def explain(error: ValidationError, layers: Sequence[Layer]) -> str:
     said: dict[Place, list[str]] = {}
     for fault in error.errors():
         place = _place(fault, layers)
-        message, before = _message(fault, place), said.setdefault(place, [])
+        name = _dotted(layers[_rank(place, layers)].written(place))
+        message, before = _message(fault, place, name), said.setdefault(place, [])
         expected, found, kind = message.partition(", found ")
         if found and before and message not in before and before[-1].endswith(found + kind):
             # A value of either kind may stand there.
@@ -137,9 +168,9 @@ def _dotted(place: Place) -> str:
     return ".".join(str(part) for part in place)
 
 
-def _message(fault: ErrorDetails, place: Place) -> str:
-    """What is wrong at this place, with its name."""
-    name = f"{_dotted(place)}: " if place else ""
+def _message(fault: ErrorDetails, place: Place, written: str) -> str:
+    """What is wrong at this place, with its name as it is written."""
+    name = f"{written}: " if written else ""
     if fault["type"] == "missing":
         return _MISSING.get(_dotted(place), f"no {_dotted(place)}")
     if place == ("extends",):
@@ -151,8 +182,8 @@ def _message(fault: ErrorDetails, place: Place) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "expected").replace("than or equal", "or equal")
     if fault["type"] == "literal_error" and isinstance(fault["input"], str):
-        near = difflib.get_close_matches(fault["input"].lower(), _choices(place), n=1)
-        message += f"; did you mean '{near[0]}'?" if near else ""
+        near = _closest(fault["input"].lower(), _choices(place))
+        message += f"; did you mean '{near[1]}'?" if near else ""
     return name + message
 
 
@@ -178,7 +209,9 @@ def _hint(table: Place, name: str) -> str:
         near = f"did you mean '{here[1]}'? " if here is not None and here[0] >= _VERY_CLOSE else ""
         return f"{near}'{name}' belongs {_into(elsewhere[name])}"
     there = _closest(name, elsewhere) if len(table) < 2 else None  # noqa: PLR2004  a table in a table: its own keys
-    if here is not None and (there is None or here[0] >= there[0]):
+    if there is not None and there[0] < _VERY_CLOSE:  # of another table a far one says less than all that are known
+        there = None
+    if here is not None and (there is None or here[0] >= _VERY_CLOSE):
         return f"did you mean '{here[1]}'?"
     if there is not None:
         return f"did you mean '{there[1]}'? it belongs {_into(elsewhere[there[1]])}"
@@ -186,8 +219,15 @@ def _hint(table: Place, name: str) -> str:
 
 
 def _closest(name: str, names: dict[str, list[str]] | list[str]) -> tuple[float, str] | None:
-    ratios = ((difflib.SequenceMatcher(None, known, name).ratio(), known) for known in names)
+    ratios = ((_ratio(known, name), known) for known in names)
     return max((ratio for ratio in ratios if ratio[0] >= _CLOSE), default=None)
+
+
+def _ratio(known: str, name: str) -> float:
+    """How near a name comes to a known one: two letters exchanged are nearer than one too many."""
+    if _OTHER_NAMES.get(name) == known:
+        return 1.0
+    return _SAME_LETTERS if sorted(known) == sorted(name) else difflib.SequenceMatcher(None, known, name).ratio()
 
 
 def _into(headings: list[str]) -> str:

@@ -1,6 +1,7 @@
 """A commented job file to start from.
 
-Invariant: defaults, choices and explanations come from the models, so none of them can drift from the code.
+Invariants: defaults, choices and explanations come from the models, so none of them can drift from the code; a file is
+there as a whole or as it was.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from typing import TYPE_CHECKING, Final, Literal, get_args, get_origin
 
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from s2a_batch.errors import JobError
+from s2a_batch.errors import JobError, OutputError
+from s2a_batch.inputs.inputnames import STDIN
+from s2a_batch.inputs.stores import is_url
 from s2a_batch.job import Job
+from s2a_batch.jobfile import job_of, option_layers
 from s2a_batch.jobfile.jobfaults import fields, table_in
 
 if TYPE_CHECKING:
@@ -95,7 +99,7 @@ def template(name: str, given: Mapping[str, JsonValue]) -> str:
 
 
 def write(path: Path, given: Mapping[str, JsonValue], *, force: bool) -> None:
-    """Write a job file.
+    """Write a job file, which the checks of a job pass.
 
     Args:
         path: Its place; paths in `given` are as seen from where the command runs.
@@ -103,26 +107,48 @@ def write(path: Path, given: Mapping[str, JsonValue], *, force: bool) -> None:
         force: Replace the file when it exists.
 
     Raises:
-        JobError: The file exists.
+        JobError: The file exists, or what is given makes no job.
+        OutputError: The file cannot be written.
     """
-    here = {
-        key: os.path.relpath(str(value), path.parent) if _is_path(key, value) else value for key, value in given.items()
-    }
+    table: dict[str, JsonValue] = {"input": _EXAMPLES["input"], "output": _EXAMPLES["output"]}
+    for key, value in given.items():
+        outer, _, name = key.rpartition(".")
+        table[outer or name] = {name: value} if outer else value
+    job_of(option_layers(table, ()))
     try:
-        text = template(path.name, here).encode()
-        with path.open("wb" if force else "xb") as file:
-            file.write(text)
+        text = template(path.name, {key: _seen_from(path.parent, key, value) for key, value in given.items()})
+        _put(path, text.encode(), force=force)
     except UnicodeEncodeError:
         raise JobError(f"{path}: a name that is no UTF-8 cannot stand in a job file") from None
-    except FileExistsError:
-        raise JobError(f"{path}: exists already; --force replaces it") from None
     except OSError as error:
-        raise JobError(f"{path}: cannot be written: {error.strerror}") from None
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _is_path(key: str, value: JsonValue) -> bool:
-    relative = not Path(str(value)).is_absolute()
-    return relative and (key in ("input", "output") or (key == "model" and str(value).endswith(".gguf")))
+def _put(path: Path, data: bytes, *, force: bool) -> None:
+    """Put a file there as a whole or not at all, with the rights of the one that it replaces."""
+    if not force and os.path.lexists(path):
+        raise JobError(f"{path}: exists already; --force replaces it")
+    place = path.resolve()  # a link stays one
+    if place.exists() and not place.is_file():
+        place.write_bytes(data)  # a device or a pipe, if it can be at all
+        return
+    beside = place.with_name(f".{place.name}.{os.getpid()}.new")
+    try:
+        beside.write_bytes(data)
+        if place.exists():
+            beside.chmod(place.stat().st_mode)
+        beside.replace(place)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _seen_from(folder: Path, key: str, value: JsonValue) -> JsonValue:
+    """A given value as it has to stand in a file of this folder."""
+    text = str(value)
+    is_path = key in ("input", "output") or (key == "model" and text.endswith(".gguf"))
+    if not is_path or Path(text).is_absolute() or (key == "input" and (text == STDIN or is_url(text))):
+        return value
+    return os.path.relpath(text, folder) + ("/" if text.endswith("/") else "")
 
 
 def _table(table: str, model: type[BaseModel], names: tuple[str, ...], values: dict[str, JsonValue]) -> Iterator[str]:
