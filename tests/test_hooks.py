@@ -132,6 +132,18 @@ def test_a_hook_that_fails_says_so_in_short_and_changes_no_status(
     assert key not in done.err
 
 
+def test_of_a_command_the_directory_keeps_no_argument(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """People put into a `curl` what a webhook takes: a header with a token, a login, an address that is a secret."""
+    words_of_curl = ("-H", "Authorization: Bearer tok-4711", f"http://user:pass-word@127.0.0.1/{SECRET}?token=q-4711")
+    script = a_script(folder, 'printf "%s" "$3" > got')
+    done = run(folder, *words(upstream({}), command("on_success", script, *words_of_curl)))
+    assert done.status == 0
+    assert (folder / "got").read_text() == words_of_curl[2], "the command has them"
+    kept = b"".join(path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()).decode()
+    assert not [part for part in (*SECRET.split("/"), "pass-word", "tok-4711", "q-4711") if part in kept + done.err]
+    assert manifest(folder)["job"]["hooks"]["on_success"]["command"] == [script]
+
+
 def state(pid: int) -> tuple[str, int]:
     """A process's state and group; Z for one that is gone."""
     with suppress(FileNotFoundError, ProcessLookupError):
