@@ -21,7 +21,7 @@ import typer
 
 from s2a_batch import __version__, options
 from s2a_batch.commands import COMMANDS
-from s2a_batch.errors import StoppedEarly, StopRun
+from s2a_batch.errors import BUG_STATUS, StoppedEarly, StopRun
 
 if TYPE_CHECKING:
     from s2a_batch.display import Screen
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from s2a_batch.options import Voice
     from s2a_batch.resume import Options
 
-_BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
@@ -76,7 +75,7 @@ def _end(error: Exception, voice: Voice) -> NoReturn:
             sys.stderr.write(story)
     else:
         voice.error(f"a fault of this program:\n{story}")
-    sys.exit(_BUG_STATUS)
+    sys.exit(BUG_STATUS)
 
 
 def _open_streams() -> None:
@@ -223,11 +222,12 @@ for command in COMMANDS:
 def _run(job: Job, how: Options, voice: Voice, name: str) -> Finished:
     """Run it, and say how it ended."""
     from s2a_batch import credentials
-    from s2a_batch.watching.observers import run_watched
+    from s2a_batch.watching.observers import observing
 
     for line in credentials.warnings(job):
         voice.say(line)
-    return run_watched(job, how, voice, name)
+    with observing(job, voice, name) as beside:
+        return beside.run(job, how)
 
 
 def _sampled(job: Job, how: Options, found: Survey, screen: Screen, name: str) -> Estimate:
@@ -251,7 +251,7 @@ def _dry_run(job: Job, how: Options, voice: Voice) -> None:
 
     for line in credentials.warnings(job):
         voice.say(line)
-    observers.Observers(job, voice, "")
+    observers.telemetry_of(job, "", os.environ, voice)
     found = anyio.run(functools.partial(dry_run, job, how, os.environ))
     voice.preview(found, inputnames.told(job.input))
     if found.cut_short:

@@ -58,13 +58,14 @@ FailureKind = Literal[
 ]
 """Closed set of reasons: why a record or an attempt failed. Part of the output schema."""
 
+BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
 _MEANINGS: Final[dict[int, str]] = {
     0: "all records answered, or nothing to do",
     1: "finished, some records failed",
     2: "command or job wrong, nothing was sent",
     3: "stopped early, the rest is pending",
     4: "another run holds the directory",
-    70: "a fault of this program, the rest is pending",
+    BUG_STATUS: "a fault of this program, the rest is pending",
     129: "interrupted by SIGHUP, the rest is pending",
     130: "interrupted by SIGINT, the rest is pending",
     143: "interrupted by SIGTERM, the rest is pending",

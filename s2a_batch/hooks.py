@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 import anyio
 
 from s2a_batch.credentials import check_hook, hook_address, login_header
-from s2a_batch.errors import JobError, StopRun, TransientError, meaning
+from s2a_batch.errors import BUG_STATUS, JobError, StopRun, TransientError, meaning
 from s2a_batch.masking import Mask, masked_place, secrets_in, secrets_in_url
 from s2a_batch.transport import Transport
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from s2a_batch.operations import Hook
 
 SCHEMA: Final = 1
-_BUG_STATUS: Final = 70
 _PAUSES_S: Final = (0.0, 1.0, 3.0)
 _SUCCESS: Final = range(200, 300)
 _SERVER_ERROR: Final = 500
@@ -59,7 +58,7 @@ class Story:
     job: Job
     files: Mapping[str, str]
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
-    exit_status: int = _BUG_STATUS
+    exit_status: int = BUG_STATUS
     summary: Summary | None = None
     stopped: str | None = None
 

@@ -46,7 +46,7 @@ def compare(  # noqa: PLR0913  the command's options
     from s2a_batch import hooks
     from s2a_batch.compare import ROLES, Audience, compare_and_report
     from s2a_batch.resume import Options
-    from s2a_batch.watching.observers import run_watched
+    from s2a_batch.watching.observers import observing
 
     speech = context.ensure_object(options.Speech)
     speech.ask(log, source, quiet=quiet)
@@ -56,12 +56,15 @@ def compare(  # noqa: PLR0913  the command's options
     first = make({})
     voice = speech.of(first)
 
-    def run(job: Job, how: Options, environ: Mapping[str, str]) -> Finished:
-        return run_watched(job, how, voice, f"{speech.job}/{job.output.name}", environ)
+    folder = Path(source[0]).parent
+    with hooks.telling(speech.job, first, ROLES, voice.error) as story, observing(first, voice, speech.job) as beside:
 
-    audience, folder = Audience(voice.say, run), Path(source[0]).parent
-    with hooks.telling(speech.job, first, ROLES, voice.error) as story:
+        def run(job: Job, how: Options, environ: Mapping[str, str]) -> Finished:
+            return beside.run(job, how, job.output.name, environ)
+
+        audience = Audience(voice.say, run)
         exit_status, text = compare_and_report(make, folder, how, audience, html, as_json=as_json)
+        beside.exit_status = exit_status
         story.ended(exit_status)
     sys.stdout.write(text)
     raise typer.Exit(exit_status)
