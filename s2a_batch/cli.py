@@ -15,13 +15,13 @@ import sys
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn, cast
 
 import typer
 
 from s2a_batch import __version__, options
 from s2a_batch.commands import COMMANDS
-from s2a_batch.errors import BUG_STATUS, StoppedEarly, StopRun
+from s2a_batch.errors import BUG_STATUS, JobError, StoppedEarly, StopRun
 
 if TYPE_CHECKING:
     from s2a_batch.display import Screen
@@ -46,11 +46,12 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; ends the process with an exit status of the README's table."""
     speech = options.Speech()
+    speech.overhear(sys.argv[1:])
     _open_streams()
     _speak_utf8()
     os.umask(0o077)  # all that is written holds prompts; a umask of 0 opens it to all, one of 0177 locks us out
     try:
-        app(standalone_mode=True, obj=speech)
+        sys.exit(app(standalone_mode=not speech.is_json, obj=speech))  # else typer says itself what is wrong
     except StopRun as error:
         speech.voice().error(str(error))
         sys.exit(error.exit_status)
@@ -65,6 +66,9 @@ def _end(error: Exception, voice: Voice) -> NoReturn:
     from s2a_batch.display import Screen
     from s2a_batch.masking import Mask, secrets_in
 
+    if isinstance(error, typer.BadParameter.__bases__):  # of wrong usage
+        voice.error(cast("typer.BadParameter", error).format_message())
+        sys.exit(JobError.exit_status)
     if isinstance(error, OSError) and (error.errno in _UNWRITABLE or error.filename is not None):
         place = "standard output cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
         voice.error(f"{place}: {error.strerror}")
@@ -225,7 +229,7 @@ def _run(job: Job, how: Options, voice: Voice, name: str) -> Finished:
     from s2a_batch.watching.observers import observing
 
     for line in credentials.warnings(job):
-        voice.say(line)
+        voice.warn(line)
     with observing(job, voice, name) as beside:
         return beside.run(job, how)
 
@@ -250,7 +254,7 @@ def _dry_run(job: Job, how: Options, voice: Voice) -> None:
     from s2a_batch.watching import observers
 
     for line in credentials.warnings(job):
-        voice.say(line)
+        voice.warn(line)
     observers.telemetry_of(job, "", os.environ, voice)
     found = anyio.run(functools.partial(dry_run, job, how, os.environ))
     voice.preview(found, inputnames.told(job.input))

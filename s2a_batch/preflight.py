@@ -118,7 +118,7 @@ async def check(  # noqa: PLR0913  the command's options, each once
     if is_locked(job.output):
         report.add("warning", "output", f"{job.output}: a run holds it now")
     for line in credentials.warnings(job):
-        report.add("warning", "key", line.removeprefix("warning: "))
+        report.add("warning", "key", line)
     _prices(report, job)
     await _input(report, job, options)
     _tell_of_watching(report, job, environ)

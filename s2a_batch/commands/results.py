@@ -6,7 +6,6 @@ Knows typer. Invariant: nothing is decided here.
 from __future__ import annotations
 
 import functools
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +65,8 @@ def compare(  # noqa: PLR0913  the command's options
         exit_status, text = compare_and_report(make, folder, how, audience, html, as_json=as_json)
         beside.exit_status = exit_status
         story.ended(exit_status)
-    sys.stdout.write(text)
+    if text:
+        voice.put(text)
     raise typer.Exit(exit_status)
 
 
@@ -107,9 +107,10 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as one JSON object instead.")] = False,
 ) -> None:
     """Write one HTML file on a run: counts, times, tokens, cost, rewrites; works while it runs."""
+    from s2a_batch.display import Screen
     from s2a_batch.htmlreport import report as write_report
 
-    sys.stdout.write(write_report(directory, output, as_json=as_json) + "\n")
+    Screen().put(write_report(directory, output, as_json=as_json))
 
 
 def view(

@@ -51,13 +51,13 @@ class Exposition(Collector):
     Args:
         settings: Where.
         job: The job's name.
-        say: Prints one line for the person at the screen.
+        warn: Prints one line about what is lost.
     """
 
-    def __init__(self, settings: Metrics, job: str, say: Callable[[str], None]) -> None:
+    def __init__(self, settings: Metrics, job: str, warn: Callable[[str], None]) -> None:
         self._settings = settings
         self._job = job
-        self._say = say
+        self._warn = warn
         self._registry = CollectorRegistry()
         self._last = Last() if settings.textfile is None else _last_in(settings.textfile, job)
         self._started = time.time()
@@ -119,7 +119,7 @@ class Exposition(Collector):
         except (OSError, UnicodeError) as error:
             place = f"{self._settings.address} port {self._settings.port}"
             why = error.strerror if isinstance(error, OSError) else "no host name"
-            self._say(f"warning: metrics cannot be served on {place}: {why}; the run goes on")
+            self._warn(f"metrics cannot be served on {place}: {why}; the run goes on")
             return None
 
     def _write(self) -> None:
@@ -139,7 +139,7 @@ class Exposition(Collector):
                 temporary.unlink(missing_ok=True)
             if not self._is_told:
                 self._is_told = True
-                self._say(f"warning: {path}: metrics cannot be written: {error.strerror}; the run goes on")
+                self._warn(f"{path}: metrics cannot be written: {error.strerror}; the run goes on")
 
 
 class _Server(ThreadingMixIn, WSGIServer):

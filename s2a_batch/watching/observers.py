@@ -82,7 +82,8 @@ class Observers:
 
         telemetry = telemetry_of(job, self._name if part is None else f"{self._name}/{part}", environ, self._voice)
         watch = partial(self._watch, telemetry)
-        found = run_job(job, options, say=self._voice.say, watch=watch, environ=environ)
+        voice = self._voice
+        found = run_job(job, options, say=voice.say, watch=watch, say_change=voice.say_change, environ=environ)
         self.exit_status = found.exit_status
         self._voice.finished(found, job.output)
         for observer in (self._exposition, telemetry):
@@ -100,7 +101,7 @@ class Observers:
         async with anyio.create_task_group() as tasks:
             from s2a_batch.watching.control import control  # noqa: PLC0415  as for `run_job`
 
-            tasks.start_soon(self._guard, partial(control, say=self._voice.say), live)
+            tasks.start_soon(self._guard, partial(control, voice=self._voice), live)
             for observer in (self._voice, self._exposition, telemetry):
                 if observer is not None:
                     tasks.start_soon(self._guard, observer.watch, live)
@@ -118,7 +119,10 @@ class Observers:
             self._lost(error)
 
     def _lost(self, error: Exception) -> None:
-        self._voice.say(f"warning: {type(error).__name__} in what looks at the run: {error}; the run itself goes on")
+        text = f"{type(error).__name__} in what looks at the run: {error}; the run itself goes on"
+        if text not in self._told:
+            self._told.add(text)
+            self._voice.warn(text)
 
 
 def _exposition(job: Job, name: str, voice: Screen | EventLog) -> Exposition | None:
@@ -126,7 +130,7 @@ def _exposition(job: Job, name: str, voice: Screen | EventLog) -> Exposition | N
         return None
     from s2a_batch.watching.exposition import Exposition  # noqa: PLC0415  for those who want it
 
-    return Exposition(job.metrics, name, voice.say)
+    return Exposition(job.metrics, name, voice.warn)
 
 
 def telemetry_of(job: Job, name: str, environ: Mapping[str, str], voice: Screen | EventLog) -> Telemetry | None:
@@ -135,4 +139,4 @@ def telemetry_of(job: Job, name: str, environ: Mapping[str, str], voice: Screen 
         return None
     from s2a_batch.watching.telemetry import Telemetry  # noqa: PLC0415  for those who want it
 
-    return Telemetry(job, name, environ, voice.say)
+    return Telemetry(job, name, environ, voice.warn)
