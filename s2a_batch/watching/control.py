@@ -53,7 +53,7 @@ async def control(live: Live, voice: Screen | EventLog) -> None:
         listener = await anyio.to_thread.run_sync(_listen, live.directory)
     except OSError as error:
         why = error.strerror or error
-        voice.warn(f"no control socket in {live.directory} ({why}): tune, pause and live numbers are not to be had")
+        voice.say(f"no control socket in {live.directory} ({why}): tune, pause and live numbers are not to be had")
         return
     try:
         await _Control(live, voice).serve(listener)
