@@ -14,13 +14,13 @@ import os
 import sys
 import traceback
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn, cast
 
 import typer
 
 from s2a_batch import __version__, options
 from s2a_batch.commands import COMMANDS
-from s2a_batch.errors import StoppedEarly, StopRun
+from s2a_batch.errors import BUG_STATUS, JobError, StoppedEarly, StopRun
 
 if TYPE_CHECKING:
     from s2a_batch.display import Screen
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from s2a_batch.options import Voice
     from s2a_batch.resume import Options
 
-_BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
 _UNWRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
@@ -46,11 +45,12 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; ends the process with an exit status of the README's table."""
     speech = options.Speech()
+    speech.overhear(sys.argv[1:])
     _open_streams()
     _speak_utf8()
     os.umask(0o077)  # all that is written holds prompts; a umask of 0 opens it to all, one of 0177 locks us out
     try:
-        app(standalone_mode=True, obj=speech)
+        sys.exit(app(standalone_mode=not speech.is_json, obj=speech))  # else typer says itself what is wrong
     except StopRun as error:
         speech.voice().error(str(error))
         sys.exit(error.exit_status)
@@ -65,6 +65,9 @@ def _end(error: Exception, voice: Voice) -> NoReturn:
     from s2a_batch.display import Screen
     from s2a_batch.masking import Mask, secrets_in
 
+    if isinstance(error, typer.BadParameter.__bases__):  # of wrong usage
+        voice.error(cast("typer.BadParameter", error).format_message())
+        sys.exit(JobError.exit_status)
     if isinstance(error, OSError) and (error.errno in _UNWRITABLE or error.filename is not None):
         place = "standard output cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
         voice.error(f"{place}: {error.strerror}")
@@ -75,7 +78,7 @@ def _end(error: Exception, voice: Voice) -> NoReturn:
             sys.stderr.write(story)
     else:
         voice.error(f"a fault of this program:\n{story}")
-    sys.exit(_BUG_STATUS)
+    sys.exit(BUG_STATUS)
 
 
 def _open_streams() -> None:
@@ -222,11 +225,12 @@ for command in COMMANDS:
 def _run(job: Job, how: Options, voice: Voice, name: str) -> Finished:
     """Run it, and say how it ended."""
     from s2a_batch import credentials
-    from s2a_batch.watching.observers import run_watched
+    from s2a_batch.watching.observers import observing
 
     for line in credentials.warnings(job):
-        voice.say(line)
-    return run_watched(job, how, voice, name)
+        voice.warn(line)
+    with observing(job, voice, name) as beside:
+        return beside.run(job, how)
 
 
 def _sampled(job: Job, how: Options, found: Survey, screen: Screen, name: str) -> Estimate:
@@ -249,8 +253,8 @@ def _dry_run(job: Job, how: Options, voice: Voice) -> None:
     from s2a_batch.watching import observers
 
     for line in credentials.warnings(job):
-        voice.say(line)
-    observers.Observers(job, voice, "")
+        voice.warn(line)
+    observers.telemetry_of(job, "", os.environ, voice)
     found = anyio.run(functools.partial(dry_run, job, how, os.environ))
     voice.preview(found, inputnames.told(job.input))
     if found.cut_short:

@@ -150,7 +150,7 @@ def warnings(job: Job) -> list[str]:
         except OSError:
             continue  # whoever looks up the key says so
         if mode is not None and mode & _PUBLIC:
-            found.append(f"warning: {path} holds a key and others may read it ({stat.filemode(mode)}); chmod 600 it")
+            found.append(f"{path} holds a key and others may read it ({stat.filemode(mode)}); chmod 600 it")
     return found
 
 

@@ -53,17 +53,22 @@ class Screen:
 
     def put(self, text: str) -> None:
         """Data on stdout, as it is; a reader that has gone is no fault."""
-        if sys.stdout is not None and not self.out.quiet:
-            try:
-                sys.stdout.write(text + "\n")
-                sys.stdout.flush()
-            except BrokenPipeError:
-                self.out.on_broken_pipe()
+        try:
+            if sys.stdout is not None and not self.out.quiet:
+                print(text, flush=True)  # noqa: T201  the data
+        except BrokenPipeError:
+            self.out.on_broken_pipe()
 
     def say(self, text: str) -> None:
         """One line on stderr."""
         if not self._quiet:
             self._note(Text(_tame(text)))
+
+    say_change = say  # a log has a line of its own for it
+
+    def warn(self, text: str) -> None:
+        """What is lost while the run goes on, quiet or not."""
+        self._note(Text.assemble(("warning: ", "bold yellow"), _tame(text)))
 
     def error(self, text: str) -> None:
         """An error on stderr, quiet or not."""
@@ -100,8 +105,8 @@ class Screen:
         counts = f"{found.lines} lines: {found.pending} pending, {found.done} done"
         counts += f", {found.bad.total()} bad ({_kinds(found.bad)})" if found.bad else ""
         counts += f", {len(found.waiting)} unfinished" if found.waiting else ""
-        asked = f"about {found.requests} requests, about {_tokens(found.prompt_tokens)} of prompts"
-        self.out.print(Text(f"{counts}; {asked}"))
+        tokens = count if (count := found.prompt_tokens) < 1000 else f"{count // 1000} thousand"  # noqa: PLR2004
+        self.out.print(Text(f"{counts}; about {found.requests} requests, about {tokens} tokens of prompts"))
         if found.cut_short:
             self.error(found.cut_short)
 
@@ -258,10 +263,6 @@ def _summary(last: dict[str, JsonValue]) -> Summary | None:
 
 def _kinds(kinds: dict[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-
-
-def _tokens(count: int) -> str:
-    return f"{count} tokens" if count < 1000 else f"{count // 1000} thousand tokens"  # noqa: PLR2004
 
 
 def _head(found: dict[str, object], outcome: Outcome) -> Text:

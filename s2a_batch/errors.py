@@ -12,6 +12,7 @@
     │   │   ├── InputError          the input cannot be read to its end
     │   │   └── OutputError         disk full, read-only, damaged run directory
     │   └── LockedError        4  another run holds the directory
+    │       └── WaitEnded         128 + the signal that ended the wait for it
     ├── Drained            the run is draining: no new request may start, no more is read; what is left stays pending
     ├── RecordError        this record becomes a dead letter
     └── AttemptError       this attempt failed; `retry` decides what follows
@@ -25,7 +26,7 @@ Knows nothing else of the package. Messages say what, where and the remedy; they
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal
 
 FailureKind = Literal[
     # the input line
@@ -58,13 +59,14 @@ FailureKind = Literal[
 ]
 """Closed set of reasons: why a record or an attempt failed. Part of the output schema."""
 
+BUG_STATUS: Final = 70  # EX_SOFTWARE of sysexits.h
 _MEANINGS: Final[dict[int, str]] = {
     0: "all records answered, or nothing to do",
     1: "finished, some records failed",
     2: "command or job wrong, nothing was sent",
     3: "stopped early, the rest is pending",
     4: "another run holds the directory",
-    70: "a fault of this program, the rest is pending",
+    BUG_STATUS: "a fault of this program, the rest is pending",
     129: "interrupted by SIGHUP, the rest is pending",
     130: "interrupted by SIGINT, the rest is pending",
     143: "interrupted by SIGTERM, the rest is pending",
@@ -83,7 +85,7 @@ class S2AError(Exception):
 class StopRun(S2AError):
     """The run cannot go on. `exit_status` is what the process exits with."""
 
-    exit_status: ClassVar[int] = 3
+    exit_status: int = 3
 
 
 class JobError(StopRun):
@@ -120,6 +122,14 @@ class LockedError(StopRun):
     """Another run holds the lock of the run directory."""
 
     exit_status = 4
+
+
+class WaitEnded(LockedError):
+    """A signal came while another run's end was waited for."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + number
 
 
 class Drained(S2AError):

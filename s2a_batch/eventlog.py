@@ -37,7 +37,7 @@ _LEVELS: Final[dict[int, Level]] = {0: "info", 1: "warning"}
 
 
 class EventLog:
-    """Writes events; `quiet` leaves errors and the end of a run that was not all well.
+    """Writes events; `quiet` leaves errors, warnings of what is lost, and the end of a run that was not all well.
 
     Args:
         job: The job's name.
@@ -79,6 +79,13 @@ class EventLog:
     def say(self, text: str) -> None:
         """What has no event of its own."""
         self.event("note", message=text)
+
+    def say_change(self, text: str) -> None:
+        """Nothing: of what changes in a run `watch` writes a line."""
+
+    def warn(self, text: str) -> None:
+        """What is lost while the run goes on, quiet or not."""
+        self._write("note", "warning", {"message": text})
 
     def error(self, text: str) -> None:
         """What went wrong; quiet or not."""

@@ -20,8 +20,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 
+from s2a_batch import interrupts
 from s2a_batch.credentials import check_hook, hook_address, login_header
-from s2a_batch.errors import JobError, StopRun, TransientError, meaning
+from s2a_batch.errors import BUG_STATUS, JobError, StopRun, TransientError, meaning
 from s2a_batch.masking import Mask, masked_place, secrets_in, secrets_in_url
 from s2a_batch.transport import Transport
 
@@ -35,14 +36,12 @@ if TYPE_CHECKING:
     from s2a_batch.operations import Hook
 
 SCHEMA: Final = 1
-_BUG_STATUS: Final = 70
 _PAUSES_S: Final = (0.0, 1.0, 3.0)
 _SUCCESS: Final = range(200, 300)
 _SERVER_ERROR: Final = 500
 _TOO_MANY: Final = 429
 _SHOWN_BYTES: Final = 2_000
 _LAST_S: Final = 0.2
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(slots=True)
@@ -59,7 +58,7 @@ class Story:
     job: Job
     files: Mapping[str, str]
     began: datetime = field(default_factory=lambda: datetime.now(UTC))
-    exit_status: int = _BUG_STATUS
+    exit_status: int = BUG_STATUS
     summary: Summary | None = None
     stopped: str | None = None
 
@@ -141,19 +140,13 @@ async def _tell(hook: Hook, text: str, within_s: float, environ: Mapping[str, st
     """Why it was not told; None when it was. A signal ends it."""
     found: list[str | None] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_heed_signals, tasks.cancel_scope, found)
+        tasks.start_soon(
+            interrupts.cancel, tasks.cancel_scope, lambda number: found.append(f"it was ended by {number.name}")
+        )
         with anyio.move_on_after(within_s):
             found.append(await (_run if hook.command else _post)(hook, text, within_s, environ))
         tasks.cancel_scope.cancel()
     return found[0] if found else f"it took longer than {within_s:g} s"
-
-
-async def _heed_signals(scope: anyio.CancelScope, found: list[str | None]) -> None:
-    heeded = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    with anyio.open_signal_receiver(*heeded) as signals:
-        async for number in signals:
-            found.append(f"it was ended by {signal.Signals(number).name}")
-            scope.cancel()
 
 
 # --- a command
@@ -219,14 +212,14 @@ async def _post(hook: Hook, text: str, within_s: float, environ: Mapping[str, st
             for pause_s in _PAUSES_S:
                 await anyio.sleep(pause_s)
                 try:
-                    response = await transport.post(text.encode())
+                    status = await transport.post_only(text.encode())
                 except TransientError as error:
                     failure = f"{place}: {error}"
                     continue
-                if response.status in _SUCCESS:
+                if status in _SUCCESS:
                     return None
-                failure = f"{place} answers {response.status}"
-                if response.status < _SERVER_ERROR and response.status != _TOO_MANY:
+                failure = f"{place} answers {status}"
+                if status < _SERVER_ERROR and status != _TOO_MANY:
                     break
     except StopRun as error:
         failure = f"{place}: {error}"

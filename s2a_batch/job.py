@@ -189,7 +189,10 @@ class Job(Table):
         return {f"{part}.{name}": value for part, table in parts.items() for name, value in table.items()}
 
     def effective(self) -> dict[str, JsonValue]:
-        """The whole job as it runs, for `run.json`; logins and queries of addresses are left out, a hook's path too."""
+        """The whole job as it runs, for `run.json`.
+
+        Logins and queries of addresses are left out; of a hook its address's path too, and its command's arguments.
+        """
         found = self.model_dump(mode="json", by_alias=True)
         hooks = (found["hooks"]["on_success"], found["hooks"]["on_failure"])
         for table, name, mask in (
@@ -199,6 +202,9 @@ class Job(Table):
         ):
             if table[name] is not None:
                 table[name] = mask(table[name])
+        for hook in hooks:
+            if hook is not None:
+                del hook["command"][1:]
         return found
 
 

@@ -15,9 +15,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch.errors import JobError, LockedError
+from s2a_batch import interrupts
+from s2a_batch.errors import JobError, LockedError, WaitEnded
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable
 
 _LOCK: Final = ".lock"
@@ -41,6 +43,7 @@ class Lock:
 
         Raises:
             LockedError: Another one holds it.
+            WaitEnded: A signal came before its end.
             JobError: The directory cannot be created, or its file system has no locks.
         """
         while self._fd is None:
@@ -75,7 +78,11 @@ class Lock:
         if waiting is None:
             raise LockedError(f"{self._directory}: another run holds it ({holder}); wait for it, or stop it")
         waiting(f"{self._directory}: another run holds it ({holder}); waiting for its end")
-        _locked(fd, math.inf)
+        with interrupts.raising(self._ended_by):
+            _locked(fd, math.inf)
+
+    def _ended_by(self, number: signal.Signals) -> WaitEnded:
+        return WaitEnded(f"{self._directory}: {number.name} ended the wait for another run's end", number)
 
     def _sign(self, text: str) -> None:
         """Say in the lock who holds it: a full disk is no matter."""

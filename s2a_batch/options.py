@@ -5,6 +5,7 @@ Knows typer. Invariant: what an option says wins over the job file; importing th
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -97,6 +98,17 @@ class Speech:
         self._quiet = False
         self._run: Path | None = None
 
+    @property
+    def is_json(self) -> bool:
+        """Whether it is one JSON object a line, as far as it is known."""
+        return self._form == "json"
+
+    def overhear(self, words: list[str]) -> None:
+        """What a command line says that may turn out to be wrong."""
+        given = list(itertools.takewhile(lambda word: word != "--", words))
+        if "--log=json" in given or ("--log", "json") in itertools.pairwise(given):
+            self._form = "json"
+
     def ask(self, form: str | None, source: list[str], *, quiet: bool) -> None:
         """What the command line says, before there is a job."""
         self._form, self._quiet = form, quiet
@@ -112,7 +124,7 @@ class Speech:
 
     def voice(self) -> Voice:
         """Who speaks, as far as it is known how."""
-        if self._form == "json":
+        if self.is_json:
             from s2a_batch.eventlog import EventLog
 
             return EventLog(self.job, self._run, quiet=self._quiet)

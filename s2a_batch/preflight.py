@@ -127,7 +127,7 @@ async def check(  # noqa: PLR0913  the command's options, each once
     if is_locked(job.output):
         report.add("warning", "output", f"{job.output}: a run holds it now")
     for line in credentials.warnings(job):
-        report.add("warning", "key", line.removeprefix("warning: "))
+        report.add("warning", "key", line)
     _prices(report, job)
     if "compare" in job.model_fields_set:
         _compare(report, job, parts, options, environ)

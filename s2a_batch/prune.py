@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from s2a_batch import linefiles, rundir
 from s2a_batch.errors import JobError, LockedError
 from s2a_batch.lock import is_locked
+from s2a_batch.pruned import Found, Pruned
 from s2a_batch.rundir import LINE_FILES, MANIFEST, RunDirectory
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-SCHEMA: Final = 1
 _AGE: Final = re.compile(r"(\d{1,6})([hdw])")
 _HOURS: Final = {"h": 1, "d": 24, "w": 168}
 _DEAD: Final = re.compile(r"dead_letters\.[0-9]+\.jsonl")
@@ -36,8 +36,10 @@ _OURS: Final = frozenset(
     | {".lock", ".synced", ".control", "report.html"}
 )
 _VIEW: Final = ".view.sqlite"  # and what SQLite keeps beside it
-_LAST: Final = (MANIFEST, ".lock")
-_UNITS: Final = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+_LOCK: Final = ".lock"
+_LAST: Final = (MANIFEST, _LOCK)
+_SIGNED: Final = b"process "
+_MOST_NAMES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,50 +57,6 @@ class Rules:
     keep: int | None = None
     force: bool = False
     dry_run: bool = False
-
-
-@dataclass(slots=True)
-class Found:
-    """A run, or what one set aside.
-
-    Attributes:
-        written_at: When its last execution ended; None when that is not known.
-        why: Why it stays, or what of it; None: it went, or would go.
-        failed: Whether it stays because it could not be deleted.
-    """
-
-    path: str
-    written_at: str | None
-    bytes: int
-    why: str | None = None
-    failed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What became of all that was found, the oldest first."""
-
-    directory: str
-    dry_run: bool
-    runs: list[Found]
-
-    @property
-    def failed(self) -> bool:
-        """Whether something could not be deleted."""
-        return any(found.failed for found in self.runs)
-
-    def to_text(self) -> str:
-        """A line each, and a sum."""
-        did = "would go" if self.dry_run else "deleted"
-        gone = [found for found in self.runs if found.why is None]
-        rows = [f"{found.path}: {_size(found.bytes)}, {_told(found, did)}" for found in self.runs]
-        stay = len(self.runs) - len(gone)
-        return "\n".join([*rows, f"{len(gone)} {did}, {_size(sum(found.bytes for found in gone))}; {stay} stay"])
-
-    def to_json(self) -> str:
-        """The same as one object."""
-        runs = [asdict(found) | {"deleted": found.why is None and not self.dry_run} for found in self.runs]
-        return json.dumps({"schema": SCHEMA, "directory": self.directory, "dry_run": self.dry_run, "runs": runs})
 
 
 def age(text: str) -> timedelta:
@@ -124,7 +82,9 @@ def prune(directory: Path, rules: Rules, now: datetime | None = None) -> Pruned:
         if (directory / ".lock").exists():
             raise JobError(f"{directory}: no directory of runs; a comparison's, or of a run that has just begun")
         runs = [path for path in _directories(directory) if _has_manifest(path)]
-        return _pruned(directory, runs, rules, now)
+        found = _pruned(directory, runs, rules, now)
+        found.runs.extend(_rests(directory, rules))
+        return found
     old = [path for path in _directories(directory) if _OLD.fullmatch(path.name) and path.suffix != rundir.HALF]
     aside = [*old, *_files(directory, _DEAD)]
     if rules.dry_run:
@@ -138,12 +98,26 @@ def _pruned(directory: Path, paths: list[Path], rules: Rules, now: datetime) -> 
     runs = []
     for place, (written, path) in enumerate(dated):
         moment = None if written is None else written.isoformat(timespec="seconds")
-        found = Found(str(path), moment, sum(os.lstat(file).st_size for file in _ours(path)))
+        found = Found(str(path), moment, _bytes_of(path))
         found.why = _why_it_stays(path, written, len(dated) - place, rules, now)
-        if found.why is None and not rules.dry_run:
-            _delete(path, written, found)
+        if found.why is None:
+            (_foretell if rules.dry_run else _delete)(path, written, found)
         runs.append(found)
     return Pruned(str(directory), rules.dry_run, runs)
+
+
+def _rests(directory: Path, rules: Rules) -> Iterator[Found]:
+    """What no rule can judge: a run whose `run.json` is damaged, and the last rest of a deletion."""
+    for path in sorted(_directories(directory)):
+        if _is_damaged(path):
+            yield Found(
+                str(path), None, _bytes_of(path), why=f"its {MANIFEST} cannot be read, so nothing is known of it"
+            )
+        elif _is_a_lock_alone(path) and not is_locked(path):
+            found = Found(str(path), None, 0)
+            (_foretell if rules.dry_run else _delete)(path, None, found)
+            found.why = found.why or "the rest of an earlier deletion"
+            yield found
 
 
 def _why_it_stays(path: Path, written: datetime | None, place: int, rules: Rules, now: datetime) -> str | None:
@@ -198,6 +172,26 @@ def _has_manifest(path: Path) -> bool:
         return False
 
 
+def _is_damaged(path: Path) -> bool:
+    """Whether it has a `run.json` that nobody can read; a stranger's can be read."""
+    manifest = path / MANIFEST
+    try:
+        return (
+            manifest.is_file() and not manifest.is_symlink() and not isinstance(json.loads(manifest.read_bytes()), dict)
+        )
+    except (OSError, ValueError):
+        return True
+
+
+def _is_a_lock_alone(path: Path) -> bool:
+    """Whether nothing is in it but our lock, signed by a process that did not live to give it back."""
+    lock = path / _LOCK
+    try:
+        return _names(path) == [_LOCK] and not lock.is_symlink() and lock.read_bytes()[: len(_SIGNED)] == _SIGNED
+    except OSError:
+        return False
+
+
 def _written_at(path: Path) -> datetime | None:
     if not path.is_dir():
         return datetime.fromtimestamp(os.lstat(path).st_mtime, UTC)
@@ -224,7 +218,33 @@ def _ours(path: Path) -> Iterator[Path]:
             yield path / entry.name
 
 
+def _strangers(path: Path) -> list[str]:
+    """What in a run's directory is not the run's, or holds such."""
+    if not path.is_dir():
+        return []
+    ours = {file.name for file in _ours(path) if file.parent == path}
+    old = {found.name for found in _directories(path) if _OLD.fullmatch(found.name) and not _strangers(found)}
+    return [name for name in _names(path) if name not in ours | old]
+
+
+def _bytes_of(path: Path) -> int:
+    return sum(os.lstat(file).st_size for file in _ours(path) if file.name != _LOCK)
+
+
 # --- how it goes
+
+
+def _foretell(path: Path, _: datetime | None, found: Found) -> None:
+    """Say what a deletion would."""
+    found.freed = found.bytes
+    _tell(found, _strangers(path))
+
+
+def _tell(found: Found, strangers: list[str]) -> None:
+    found.state = "emptied" if strangers else "deleted"
+    if strangers:
+        more = " .." if len(strangers) > _MOST_NAMES else ""
+        found.why = f"what is not the run's is left: {', '.join(strangers[:_MOST_NAMES])}{more}"
 
 
 def _delete(path: Path, written: datetime | None, found: Found) -> None:
@@ -232,12 +252,14 @@ def _delete(path: Path, written: datetime | None, found: Found) -> None:
     try:
         if not path.is_dir():
             path.unlink()
+            found.freed = found.bytes
+            _tell(found, [])
             return
         with RunDirectory(path):
             # Before the lock was ours another may have run it, or deleted it.
             if _written_at(path) == written or not _has_manifest(path):
-                _empty(path)
-                found.why = _left(path)
+                _empty(path, found)
+                _tell(found, _strangers(path))
             else:
                 found.why = "it was run again just now"
     except LockedError:
@@ -248,12 +270,14 @@ def _delete(path: Path, written: datetime | None, found: Found) -> None:
         found.why, found.failed = f"cannot be deleted: {error.filename}: {error.strerror}", True
 
 
-def _empty(path: Path) -> None:
+def _empty(path: Path, found: Found) -> None:
     """Delete our files, and the directories that are empty then; the lock only with its directory."""
-    lock = path / ".lock"
+    lock = path / _LOCK
     for file in _ours(path) if _has_manifest(path) else ():
         if file != lock:
+            size = 0 if file.name == _LOCK else os.lstat(file).st_size
             file.unlink()
+            found.freed += size
     for old in _directories(path):
         if _OLD.fullmatch(old.name):
             _remove(old)
@@ -269,22 +293,3 @@ def _remove(path: Path) -> None:
 
 def _names(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir())
-
-
-def _left(path: Path) -> str | None:
-    """What of it stays that is not ours; None when nothing does."""
-    if not path.exists():
-        return None
-    names = [name for name in _names(path) if name != ".lock"]
-    return f"deleted but for what is not the run's: {', '.join(names[:5])}{' ..' if len(names) > 5 else ''}"  # noqa: PLR2004
-
-
-def _told(found: Found, did: str) -> str:
-    if found.why is None:
-        return f"{did} (written {found.written_at})"
-    return found.why if found.why.startswith("deleted") else f"stays: {found.why}"
-
-
-def _size(count: int) -> str:
-    size, unit = next(((size, unit) for size, unit in _UNITS if count >= size), (1, "bytes"))
-    return f"{count / size:.3g} {unit}"

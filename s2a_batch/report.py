@@ -219,3 +219,16 @@ class Tally:
             baselines=self.baselines,
             flips=self.flips,
         )
+
+
+def together(runs: list[Tally]) -> Tally:
+    """What several runs counted, one after the other; of more than one it is not known what is left."""
+    if len(runs) == 1:
+        return runs[0]
+    found = Tally(
+        lines=sum(run.lines for run in runs),
+        skipped=sum(run.skipped for run in runs),
+        failed_before=sum(run.failed_before for run in runs),
+    )
+    found.gather(runs)
+    return found

@@ -100,7 +100,11 @@ class Transport:
         with anyio.CancelScope(shield=True), anyio.move_on_after(2):
             await self._session.close()
 
-    async def post(self, body: bytes) -> Response:
+    async def post_only(self, body: bytes) -> int:
+        """Send exactly one request whose reply's status tells all; raises as `post`."""
+        return (await self.post(body, is_read=False)).status
+
+    async def post(self, body: bytes, *, is_read: bool = True) -> Response:
         """Send exactly one request, and read all of what comes.
 
         Raises:
@@ -109,7 +113,8 @@ class Transport:
         """
         try:
             async with self._session.post(self._url, data=body, allow_redirects=False) as response:
-                found = Response(response.status, response.headers, await _read(response))
+                told = await _read(response) if is_read else b""
+                found = Response(response.status, response.headers, told)
             await self._turnstile.go_through()
         except aiohttp.ConnectionTimeoutError:
             within_s = min(_CONNECT_S, self._deadline_s / 2)
@@ -124,7 +129,8 @@ class Transport:
             why = f"{error.certificate_error}; SSL_CERT_FILE may name a file with that of its authority"
             raise EndpointError(f"the server's certificate is not trusted: {why}") from None
         except aiohttp.ClientResponseError as error:
-            raise TransientError("not_an_answer", f"a reply came that is no HTTP: {error.message[:120]}") from None
+            why = " ".join(error.message.split())[:120]
+            raise TransientError("not_an_answer", f"a reply came that is no HTTP: {why}") from None
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
                 raise EndpointError(

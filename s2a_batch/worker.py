@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.to_thread
 
-from s2a_batch import inputs, source
+from s2a_batch import inputs, interrupts, source
 from s2a_batch.dealer import Dealer
 from s2a_batch.errors import BudgetError, Drained, OutputError, StopRun
 from s2a_batch.fleet import Fleet
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 ROLES: Final = {"results": RESULTS, "dead_letters": DEAD_LETTERS, "rewrites": REWRITES, "manifest": MANIFEST}
 """What of a run is in which file."""
 _MOST_TOLD: Final = 5  # of a directory of many files that are all being written
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_job(
+def run_job(  # noqa: PLR0913  what it is told, and whom it tells
     job: Job,
     options: Options,
     *,
     say: Callable[[str], None],
     watch: Callable[[Live], Coroutine[None, None, None]],
+    say_change: Callable[[str], None] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Finished:
     """Run a job to its end, or to what stops it.
@@ -63,6 +63,7 @@ def run_job(
         options: How.
         say: Prints one line for the person at the screen.
         watch: Runs beside the job and is cancelled at its end.
+        say_change: Prints what `watch` can see too; as `say` if not given.
         environ: Where keys are looked up.
 
     Raises:
@@ -77,7 +78,7 @@ def run_job(
         KeyIndex() as keys,
         FinishedRewrites(job, keys, sound_only=retried(job, options) is None) as rewrites,
     ):
-        worker = _Worker(job, options, Resume(job, options, directory, keys, say), say)
+        worker = _Worker(job, options, Resume(job, options, directory, keys, say), say, say_change or say)
         count = process_count(job)
         if count == 1:
             alone = partial(Alone, job=job, environ=environ, directory=directory, rewrites=rewrites, say=say)
@@ -90,11 +91,19 @@ def run_job(
 class _Worker:
     """One execution."""
 
-    def __init__(self, job: Job, options: Options, resume: Resume, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        options: Options,
+        resume: Resume,
+        say: Callable[[str], None],
+        say_change: Callable[[str], None],
+    ) -> None:
         self._job = job
         self._options = options
         self._resume = resume
         self._say = say
+        self._say_change = say_change
         self._tally = Tally(limit=options.limit)
         self._drain = anyio.Event()
         self._fault: StopRun | None = None
@@ -204,9 +213,7 @@ class _Worker:
     # --- the end
 
     async def _heed_signals(self) -> None:
-        # What whoever started us ignores stays ignored: nohup does so with SIGHUP.
-        heeded = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        with anyio.open_signal_receiver(*heeded) as signals:
+        with anyio.open_signal_receiver(*interrupts.heeded()) as signals:
             async for number in signals:
                 if self._signal is not None:
                     if not self._prepared:  # a thread repairs or reads; as with a kill, the next run mends what it left
@@ -215,7 +222,9 @@ class _Worker:
                     continue
                 self._signal = number
                 bound = self._job.retry.drain_s
-                self._say(f"stopping: open requests may finish within {bound:g} s; a second signal ends them at once")
+                self._say_change(
+                    f"stopping: open requests may finish within {bound:g} s; a second signal ends them at once"
+                )
                 self._begin_drain("stopping", signal.Signals(number))
                 # Before the endpoints are open nothing is worth waiting for, such as the embedded model's start.
                 self._scope.deadline = anyio.current_time() + (bound if self._live.limiters else 0.0)

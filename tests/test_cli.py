@@ -236,6 +236,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, upstream_process: Upstrea
     work.mkdir()
     write_input(work / "in.jsonl", range(4), "Is [[r-{n}]] right?" + " I think it is." * 9)
     assert run(work, *RUN, "--base-url", upstream_process.base_url).status == 0
+    job = f'input = "in.jsonl"\noutput = "both"\nmodel = "m"\nbase_url = "{upstream_process.base_url}"\n'
+    (work / "in.toml").write_text(f'{job}compare.arms = ["baseline"]\n')
     return work
 
 
@@ -253,7 +255,17 @@ def test_a_full_disk_behind_stdout_is_told_in_words(finished: Path, words: str) 
     assert done.stderr == "error: standard output cannot be written: No space left on device\n"
 
 
-@pytest.mark.parametrize("words", [*LOOKS, f"run {AHEAD} --dry-run"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *LOOKS,
+        f"run {AHEAD} --dry-run",
+        "status out --json",
+        "prune out --keep 9",
+        "report out --json",
+        "compare in.toml -q",
+    ],
+)
 def test_a_reader_that_goes_away_changes_no_status(finished: Path, words: str) -> None:
     """`| head -1` is how people look; an error for it would end their scripts, and a verdict must stay a verdict."""
     reader, writer = os.pipe()

@@ -159,7 +159,7 @@ def test_only_a_file_that_others_can_read_is_warned_of(tmp_path: Path) -> None:
     """A shared machine's other users need no exploit for a key of mode 644."""
     job = _asking({"model": "m", "api_key_file": str(key_file(tmp_path, mode=0o640))})
     (line,) = credentials.warnings(job)
-    assert line.startswith(f"warning: {tmp_path / 'key'} holds a key and others may read it (-rw-r-----)")
+    assert line.startswith(f"{tmp_path / 'key'} holds a key and others may read it (-rw-r-----)")
     key_file(tmp_path, mode=0o400)
     assert credentials.warnings(job) == []
     assert credentials.warnings(_asking({"model": "m", "api_key_file": str(tmp_path / "missing")})) == []
@@ -210,7 +210,8 @@ def test_a_run_with_a_key_file_sends_it_and_keeps_it_nowhere(
     up = upstream({"rules": [{"replies": [{"status": 401, "error": {"message": "bad sk-fileZZ-123"}}]}]})
     where = ("--base-url", up.base_url)
     setting = ("--set", f"api_key_file={path}")
-    assert run(work, *RUN, *where, *setting, "--dry-run").err.startswith("warning: ")
+    for quiet in ((), ("--quiet",)):
+        assert run(work, *RUN, *where, *setting, "--dry-run", *quiet).err.startswith("warning: ")
     refused = run(work, *RUN, *where, *setting)
     assert refused.status == 3
     assert refused.err.count("holds a key and others may read it") == 1

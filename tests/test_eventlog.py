@@ -145,9 +145,40 @@ def test_why_a_run_drains_is_a_line(folder: Path, upstream: Callable[[Plan], Ups
         done = program.wait()
     assert done.status == 143
     found = events(done.err)
-    assert [event["event"] for event in found] == ["started", "note", "draining", "finished"]
-    assert found[2]["reason"] == "SIGTERM"
-    assert found[3]["meaning"].startswith("interrupted")
+    assert [event["event"] for event in found] == ["started", "draining", "finished"]
+    assert found[1]["reason"] == "SIGTERM"
+    assert found[2]["meaning"].startswith("interrupted")
+
+
+def test_a_pause_is_a_line_and_its_end_another(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """Two lines for one change are counted as two by whoever counts them."""
+    up = upstream({"latency_s": 0.5})
+    with running(folder, *RUN, "--base-url", up.base_url, *JSON) as program:
+        up.wait_until(lambda stats: stats.requests > 0)
+        for command, event in (("pause", "paused"), ("resume", "resumed")):
+            assert run(folder, command, "out").status == 0
+            while event not in names(program.err()):
+                program.process.join(0.02)
+        done = program.wait()
+    assert names(done.err) == ["started", "paused", "resumed", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("run", "in.jsonl", "--log", "json", "--badopt", "x"), "--badopt"),
+        (("run", "--log=json"), "SOURCE"),
+        (("compare", "in.toml", "--limit", "none", "--log", "json"), "--limit"),
+        (("run", "in.jsonl", "--log", "json", "--if-running", "maybe"), "maybe"),
+    ],
+)
+def test_wrong_usage_is_json_too(folder: Path, words: tuple[str, ...], why: str) -> None:
+    """A unit file with a typo fails every night, and the log's reader is the only one who could tell."""
+    done = run(folder, *words)
+    (event,) = events(done.err)
+    assert (done.status, event["event"], event["level"]) == (2, "error", "error")
+    assert why in event["message"]
+    assert run(folder, "run", "--", "--log", "json").err.startswith("error: "), "those are the names of inputs"
 
 
 def test_each_arm_of_a_comparison_has_its_lines(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
@@ -167,6 +198,11 @@ def test_quiet_leaves_what_went_wrong(folder: Path, upstream: Callable[[Plan], U
     assert logged(folder, upstream({}).base_url, "--quiet").err == ""
     (folder / "in.jsonl").write_text("no JSON\n")
     assert names(logged(folder, upstream({}).base_url, "--quiet").err) == ["finished"]
+    lost = logged(folder, upstream({}).base_url, "--quiet", "--fresh", "--set", "metrics.textfile=gone/a.prom")
+    assert [(event["event"], event["level"]) for event in events(lost.err)] == [
+        ("note", "warning"),
+        ("finished", "warning"),
+    ], "nobody is left to see that nobody sees it"
 
 
 def test_a_log_that_nobody_reads_changes_nothing(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:

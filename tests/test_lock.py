@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from threading import Event, Thread
@@ -66,15 +67,29 @@ def test_a_second_copy_waits_when_it_is_told_to(tmp_path: Path) -> None:
     assert len(read_lines(tmp_path / "out" / "results.jsonl")) == 6
 
 
-def test_whoever_waits_for_another_run_ends_at_a_signal(tmp_path: Path) -> None:
-    """`systemctl stop` must not hang until the other run is over."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whoever_waits_for_another_run_ends_at_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    """`systemctl stop` must not hang until the other run is over; and whoever is told of a night hears of this one."""
+    (tmp_path / "hook.sh").write_text("#!/bin/sh\ncat > told.json\n")
+    (tmp_path / "hook.sh").chmod(0o700)
+    (tmp_path / "s2a.prom").write_text("of the run that goes on")
+    settings = ('hooks.on_failure.command=["./hook.sh"]', "metrics.textfile=s2a.prom")
+    more = [word for setting in settings for word in ("--set", setting)]
     write_input(tmp_path / "in.jsonl", range(2))
     lock = Lock(tmp_path / "out")
     lock.take(None)
-    with running(tmp_path, *RUN, "--base-url", "http://127.0.0.1:1/v1", "--if-running", "wait") as waits:
+    with running(tmp_path, *RUN, "--base-url", "http://127.0.0.1:1/v1", "--if-running", "wait", *more) as waits:
         while "waiting for its end" not in waits.err():
             waits.process.join(0.01)
             assert waits.process.exitcode is None, waits.err()
-        waits.send(signal.SIGINT)
-        assert waits.wait(10).status == 130
+        waits.send(number)
+        done = waits.wait(10)
     lock.give_back()
+    assert done.status == 128 + number
+    waiting, ended = done.err.splitlines()
+    assert "waiting for its end" in waiting
+    assert ended == f"error: out: {number.name} ended the wait for another run's end"
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (told["exit_status"], told["summary"]) == (128 + number, None)
+    assert told["meaning"].startswith(f"interrupted by {number.name}")
+    assert (tmp_path / "s2a.prom").read_text() == "of the run that goes on"

@@ -160,6 +160,10 @@ def test_the_last_success_outlives_failures(folder: Path, upstream: Callable[[Pl
     success = textfile(folder)["last_success_timestamp_seconds",]
     assert measured(folder, url, *caps("max_requests=2")).status == 3
     assert measured(folder, url, "--set", "answer.api_key_env=NOT_SET").status == 2
+    assert textfile(folder)["last_exit_status",] == 2
+    assert measured(folder, url, *caps("max_requests=2")).status == 3
+    lacking = ("--set", "telemetry.endpoint=http://127.0.0.1:9/v1/traces")
+    assert measured(folder, url, *lacking).status == 2, "refused by what is beside the run"
     found = textfile(folder)
     assert found["last_success_timestamp_seconds",] == success
     assert found["last_exit_status",] == 2
@@ -189,14 +193,14 @@ def test_a_port_that_is_taken_is_said_and_no_more(folder: Path, upstream: Callab
     assert f"warning: metrics cannot be served on 127.0.0.1 port {port}: Address already in use" in done.err
 
 
-@pytest.mark.parametrize("place", ["gone/s2a.prom", "out"])
+@pytest.mark.parametrize(("place", "why"), [("gone/s2a.prom", "No such file or directory"), ("out", "Is a directory")])
 def test_a_textfile_that_cannot_be_written_is_said_once(
-    folder: Path, upstream: Callable[[Plan], Upstream], place: str
+    folder: Path, upstream: Callable[[Plan], Upstream], place: str, why: str
 ) -> None:
     """The directory of the node exporter goes when that is removed; the job must not go with it."""
-    done = run(folder, *RUN, "--base-url", upstream({}).base_url, "--set", f"metrics.textfile={place}")
+    done = run(folder, *RUN, "--base-url", upstream({}).base_url, "--set", f"metrics.textfile={place}", "--quiet")
     assert done.status == 0, done.err
-    assert done.err.count("metrics cannot be written") == 1
+    assert done.err == f"warning: {place}: metrics cannot be written: {why}; the run goes on\n", "quiet or not"
     assert not list(folder.glob("*.new"))
 
 
@@ -207,12 +211,12 @@ def test_a_full_disk_leaves_the_old_textfile(tmp_path: Path) -> None:
         "import resource, sys, pathlib; from s2a_batch.watching.exposition import Exposition\n"
         "from s2a_batch.operations import Metrics\n"
         "path = pathlib.Path(sys.argv[1]); shown = Exposition(Metrics(textfile=path), 'in', print)\n"
-        "shown.ended(0, 1.0); before = path.read_bytes()\n"
+        "shown.ended(0); before = path.read_bytes()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2,) * 2)\n"
-        "shown.ended(1, 1.0); shown.ended(1, 1.0); assert path.read_bytes() == before"
+        "shown.ended(1); shown.ended(1); assert path.read_bytes() == before"
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-    assert done.stdout == f"warning: {path}: metrics cannot be written: File too large; the run goes on\n"
+    assert done.stdout == f"{path}: metrics cannot be written: File too large; the run goes on\n"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -222,7 +226,7 @@ def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     theirs.write_text("precious")
     for name in ("s2a.prom", "s2a.prom.new"):
         (tmp_path / name).symlink_to(theirs)
-    Exposition(Metrics(textfile=path), "in", print).ended(0, 1.0)
+    Exposition(Metrics(textfile=path), "in", print).ended(0)
     assert theirs.read_text() == "precious"
     assert samples(path.read_text())["last_exit_status",] == 0
 
@@ -247,16 +251,28 @@ def test_peers_that_hang_take_nothing_from_the_run(folder: Path, upstream: Calla
     assert most < 60
 
 
-def test_arms_of_a_comparison_share_a_port(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
-    """They run one after the other; the second one must find the port free again."""
-    url, port = upstream({}).base_url, a_port()
-    (folder / "both.toml").write_text(
-        f'input = "in.jsonl"\noutput = "both"\nmodel = "m"\nbase_url = "{url}"\nmetrics.port = {port}\n'
-        'metrics.textfile = "both.prom"\ncompare.arms = ["baseline", "s2a"]\n'
+def test_a_comparison_is_one_job_to_prometheus(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """The alert names the job: a file that each arm replaces by its own never has it, nor the last success."""
+    up, port = upstream({}), a_port()  # the second arm must find the port free again
+    (folder / "in.toml").write_text(
+        f'input = "in.jsonl"\noutput = "both"\nmodel = "m"\nbase_url = "{up.base_url}"\nmetrics.port = {port}\n'
+        'metrics.textfile = "s2a.prom"\ncompare.arms = ["baseline", "s2a"]\n'
     )
-    done = run(folder.parent, "compare", folder / "both.toml", "--quiet")
+    done = run(folder.parent, "compare", folder / "in.toml", "--quiet")
     assert (done.status, done.err) == (0, "")
-    assert 'job="both/s2a"' in (folder / "both.prom").read_text(), "beside the job file, as other paths of it"
+    found = textfile(folder)  # beside the job file, as other paths of it
+    assert (found["running",], found["last_exit_status",]) == (0, 0)
+    assert found["records_total", "answered"] == 2 * RECORDS, "of both arms"
+    assert found["requests_total", "answer"] + found["requests_total", "rewrite"] == up.stats().requests
+    success = found["last_success_timestamp_seconds",]
+    done = run(folder, "compare", "in.toml", "--quiet", "--fresh", *caps("max_requests=1"))
+    assert done.status == 3
+    assert textfile(folder)["last_success_timestamp_seconds",] == success
+    assert textfile(folder)["last_exit_status",] == 3
+    assert run(folder, "compare", "in.toml", "--quiet", "--set", "compare.judge={model=7}").status == 2
+    assert run(folder, "compare", "in.toml", "--quiet", "--set", "answer.api_key_env=NOT_SET").status == 2
+    assert textfile(folder)["last_success_timestamp_seconds",] == success
+    assert textfile(folder)["last_exit_status",] == 2
 
 
 def a_tally(scale: int) -> Tally:
@@ -300,9 +316,9 @@ def test_any_old_textfile_and_any_job_name_are_borne(rubbish: str, name: bytes) 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s2a.prom"
         path.write_text(rubbish)
-        Exposition(Metrics(textfile=path), job, print).ended(0, 1.0)
+        Exposition(Metrics(textfile=path), job, print).ended(0)
         again = Exposition(Metrics(textfile=path), job, print)
-        again.ended(3, 1.0)
+        again.ended(3)
         found = {s.name: s for family in text_string_to_metric_families(path.read_text()) for s in family.samples}
         assert found["s2a_batch_last_exit_status"].value == 3
         assert found["s2a_batch_last_success_timestamp_seconds"].labels == {"job": job}
@@ -321,5 +337,5 @@ def test_a_fault_of_an_observer_is_told_and_ends_nothing(folder: Path, upstream:
     """Whatever goes wrong in what only looks, the night's work goes on; here a path that no system call takes."""
     done = run(folder, *RUN, "--base-url", upstream({}).base_url, "--set", r'metrics.textfile="a\u0000b"')
     assert done.status == 0, done.err
-    assert done.err.count("warning: ValueError in what looks at the run") == 2, "beside it, and at its end"
+    assert done.err.count("warning: ValueError in what looks at the run") == 1, "beside it and at its end, told once"
     assert manifest(folder)["summary"]["answered"] == RECORDS

@@ -61,6 +61,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def total(folder: Path) -> int:
+    """The bytes of all files but the locks, which are signed anew whenever they are taken."""
+    files = (path for path in folder.rglob("*") if not path.is_dir() and path.name != ".lock")
+    return sum(path.lstat().st_size for path in files)
+
+
 def of(days: float | None = None, keep: int | None = None, *, force: bool = False, dry: bool = False) -> Rules:
     return Rules(None if days is None else timedelta(days=days), keep, force, dry)
 
@@ -135,7 +141,9 @@ def test_what_is_no_run_is_not_touched(tmp_path: Path) -> None:
     (runs / "notes" / "run.json").unlink()
     before = sorted(str(path) for path in tmp_path.rglob("*"))
     found = prune(runs, of(0, 0, force=True), NOW)
-    assert [(Path(run.path), "no time is known" in str(run.why)) for run in found.runs] == [(undated, True)]
+    assert [(Path(run.path), run.state) for run in found.runs] == [(undated, "stays"), (damaged, "stays")]
+    assert "no time is known" in str(found.runs[0].why)
+    assert found.runs[1].why == "its run.json cannot be read, so nothing is known of it"
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 
@@ -150,10 +158,20 @@ def test_a_strangers_file_stays_and_is_named(tmp_path: Path) -> None:
     a_run(place / "old-1", 90)
     (place / "old-1" / "mine").mkdir()
     (place / "old-2").symlink_to(tmp_path)
+    size = total(place)
+    looked = prune(tmp_path, of(30, dry=True), NOW)
+    assert total(place) == size
     found = prune(tmp_path, of(30), NOW)
+    assert looked.runs == found.runs, "foretold"
+    assert (found.runs[0].state, found.runs[0].freed) == ("emptied", size - total(place))
+    assert found.runs[0].freed == found.runs[0].bytes > 0
+    assert json.loads(found.to_json())["runs"][0]["deleted"] is False
+    assert found.to_text().splitlines()[1].startswith("0 deleted, 1 emptied, ")
+    assert looked.to_text().splitlines()[1].startswith("0 would go, 1 would be emptied, ")
+    assert "; 0 stay" in found.to_text()
     assert names(place) == [".lock", "answers.csv", "old-1", "old-2"]
     assert names(place / "old-1") == ["mine"]
-    assert found.runs[0].why == "deleted but for what is not the run's: answers.csv, old-1, old-2"
+    assert found.runs[0].why == "what is not the run's is left: answers.csv, old-1, old-2"
     assert aim.read_text() == "kept"
     assert prune(tmp_path, of(30), NOW).runs == []
 
@@ -165,7 +183,10 @@ def test_a_dry_run_says_the_same_and_deletes_nothing(tmp_path: Path) -> None:
     before = sorted(str(path) for path in tmp_path.rglob("*"))
     looked = prune(tmp_path, of(30, dry=True), NOW)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
-    assert looked.runs == prune(tmp_path, of(30), NOW).runs
+    size = total(tmp_path)
+    done = prune(tmp_path, of(30), NOW)
+    assert looked.runs == done.runs
+    assert sum(run.freed for run in done.runs) == size - total(tmp_path)
     assert "2 would go" in looked.to_text()
 
 
@@ -262,6 +283,21 @@ def deleted_one_by_one(place: Path) -> list[str]:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert names(copy / "runs") == []
     return [name for name in (copy / "order").read_text().split() if name != ".lock"]
+
+
+def test_a_directory_with_nothing_but_our_lock_is_finished(tmp_path: Path) -> None:
+    """The last moment of a deletion may be the one of the kill; one of some other program's lock is not ours."""
+    for name, text in {"rest": "process 4711 on host\n", "theirs": "1234\n", "empty": ""}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".lock").write_text(text)
+    looked = prune(tmp_path, of(30, dry=True), NOW)
+    assert names(tmp_path) == ["empty", "rest", "theirs"]
+    found = prune(tmp_path, of(30), NOW)
+    assert found.runs == looked.runs
+    assert [(Path(run.path).name, run.state) for run in found.runs] == [("rest", "deleted")]
+    assert names(tmp_path) == ["empty", "theirs"]
+    with RunDirectory(tmp_path / "begins"):
+        assert prune(tmp_path, of(30), NOW).runs == [], "a run that has just begun"
 
 
 def test_the_parts_of_a_comparison_are_no_runs_to_prune(tmp_path: Path) -> None:

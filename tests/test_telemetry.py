@@ -243,6 +243,28 @@ def test_a_bad_collector_neither_fails_nor_holds_up_a_run(
     assert "Traceback" not in done.err
 
 
+def test_a_second_sigterm_while_the_rest_is_sent_is_told_to_the_hook(
+    folder: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """A service manager that loses its patience with a dead collector must not silence the hook, nor the status."""
+    (folder / "hook.sh").write_text("#!/bin/sh\ncat > told.json\n")
+    (folder / "hook.sh").chmod(0o700)
+    up = upstream({"latency_s": 0.2})
+    with Collector(0) as collector:
+        settings = (f"telemetry.endpoint={collector.url}", 'hooks.on_failure.command=["./hook.sh"]')
+        more = [word for setting in settings for word in ("--set", setting)]
+        with running(folder, *RUN, "--base-url", up.base_url, *more) as program:
+            up.wait_until(lambda stats: stats.by_stage.get("answer", 0) > 0)
+            program.send(signal.SIGTERM)
+            while "files in out" not in program.err():
+                program.process.join(0.02)
+            program.process.join(0.5)
+            program.send(signal.SIGTERM)
+            done = program.wait(4)
+    assert done.status == 143
+    assert json.loads((folder / "told.json").read_text())["exit_status"] == 143
+
+
 def test_ctrl_c_while_the_rest_is_sent_ends_the_wait(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
     """The run is over; the person wants the prompt back, and the exit status is the run's."""
     with Collector(0) as collector:

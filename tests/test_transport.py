@@ -147,6 +147,7 @@ async def test_a_header_of_any_bytes_costs_no_reply(header: bytes, short: bool) 
         http(b"<html>", b"content-type: text/\xff\r\n"),
         http(GOOD, b"content-encoding: \xff\r\n"),
         b"HTTP/1.1 OK fine\r\n\r\n",
+        b"SSH-2.0-server\r\n\r\n",
         http(GOOD, b"x: y\r\n" * 9000),
     ],
 )
@@ -160,6 +161,7 @@ async def test_what_is_no_answer_is_told_in_words_that_can_be_written(reply: byt
             await client.send(REQUEST, short=short)
     assert caught.value.kind == "not_an_answer"
     assert str(caught.value).encode()
+    assert "\n" not in str(caught.value), "a warning is one line of a log"
 
 
 @pytest.mark.anyio

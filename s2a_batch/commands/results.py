@@ -6,7 +6,6 @@ Knows typer. Invariant: nothing is decided here.
 from __future__ import annotations
 
 import functools
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +45,7 @@ def compare(  # noqa: PLR0913  the command's options
     from s2a_batch import hooks
     from s2a_batch.compare import ROLES, Audience, compare_and_report
     from s2a_batch.resume import Options
-    from s2a_batch.watching.observers import run_watched
+    from s2a_batch.watching.observers import observing
 
     speech = context.ensure_object(options.Speech)
     speech.ask(log, source, quiet=quiet)
@@ -56,14 +55,17 @@ def compare(  # noqa: PLR0913  the command's options
     first = parts.job()
     voice = speech.of(first)
 
-    def run(job: Job, how: Options, environ: Mapping[str, str]) -> Finished:
-        return run_watched(job, how, voice, f"{speech.job}/{job.output.name}", environ)
+    with hooks.telling(speech.job, first, ROLES, voice.error) as story, observing(first, voice, speech.job) as beside:
 
-    audience = Audience(voice.say, run)
-    with hooks.telling(speech.job, first, ROLES, voice.error) as story:
+        def run(job: Job, how: Options, environ: Mapping[str, str]) -> Finished:
+            return beside.run(job, how, job.output.name, environ)
+
+        audience = Audience(voice.say, run)
         exit_status, text = compare_and_report(parts, how, audience, html, as_json=as_json)
+        beside.exit_status = exit_status
         story.ended(exit_status)
-    sys.stdout.write(text)
+    if text:
+        voice.put(text)
     raise typer.Exit(exit_status)
 
 
@@ -104,9 +106,10 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as one JSON object instead.")] = False,
 ) -> None:
     """Write one HTML file on a run: counts, times, tokens, cost, rewrites; works while it runs."""
+    from s2a_batch.display import Screen
     from s2a_batch.htmlreport import report as write_report
 
-    sys.stdout.write(write_report(directory, output, as_json=as_json) + "\n")
+    Screen().put(write_report(directory, output, as_json=as_json))
 
 
 def view(

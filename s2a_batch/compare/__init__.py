@@ -121,7 +121,7 @@ def compare_and_report(
         return ended.exit_status, ""
     if html is not None:
         htmlpage.write(html, ended.found)
-    return ended.exit_status, (to_json(ended.found) if as_json else as_text(ended.found)) + "\n"
+    return ended.exit_status, to_json(ended.found) if as_json else as_text(ended.found)
 
 
 def to_json(found: Comparison) -> str:

@@ -28,11 +28,11 @@ from s2a_batch.watching import vitals
 from s2a_batch.watching.vitals import Vitals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from anyio.abc import TaskGroup
     from pydantic import JsonValue
 
+    from s2a_batch.display import Screen
+    from s2a_batch.eventlog import EventLog
     from s2a_batch.live import Live
     from s2a_batch.records import StageName
 
@@ -47,16 +47,16 @@ _MOST_A_MINUTE: Final = 1e12
 _LIMITS: Final = ("open_requests", "requests_per_minute", "tokens_per_minute")
 
 
-async def control(live: Live, say: Callable[[str], None]) -> None:
+async def control(live: Live, voice: Screen | EventLog) -> None:
     """Serve until cancelled; what keeps the socket from being there is said once."""
     try:
         listener = await anyio.to_thread.run_sync(_listen, live.directory)
     except OSError as error:
         why = error.strerror or error
-        say(f"no control socket in {live.directory} ({why}): tune, pause and live numbers are not to be had")
+        voice.say(f"no control socket in {live.directory} ({why}): tune, pause and live numbers are not to be had")
         return
     try:
-        await _Control(live, say).serve(listener)
+        await _Control(live, voice).serve(listener)
     finally:
         listener.close()
         with anyio.CancelScope(shield=True):
@@ -87,9 +87,9 @@ def _remove(directory: Path) -> None:
 class _Control:
     """One run's end of the socket."""
 
-    def __init__(self, live: Live, say: Callable[[str], None]) -> None:
+    def __init__(self, live: Live, voice: Screen | EventLog) -> None:
         self._live = live
-        self._say = say
+        self._voice = voice
         self._vitals = Vitals(live)
         self._peers = 0
 
@@ -147,7 +147,7 @@ class _Control:
         found: dict[str, JsonValue] = {"paused": held, "changed": changed, "seconds": round(seconds, 3)}
         found["open"] = live.tally.rewrite.open + live.tally.answer.open
         if changed:
-            self._say(steering.told(found, live.directory))
+            self._voice.say_change(steering.told(found, live.directory))
         return found
 
     def _tune(self, request: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -164,9 +164,9 @@ class _Control:
             for limiter, before in zip(meant, was, strict=True)
         ]
         for account in accounts:
-            self._say(f"tuned: {steering.tuned(cast('dict[str, JsonValue]', account))}")
+            self._voice.say(f"tuned: {steering.tuned(cast('dict[str, JsonValue]', account))}")
         if not accounts:
-            self._say(steering.LATER)
+            self._voice.say(steering.LATER)
         return {"accounts": accounts}
 
 

@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from contextlib import suppress
+from dataclasses import replace
 from socketserver import TCPServer, ThreadingMixIn
 from threading import BoundedSemaphore, Thread
 from typing import TYPE_CHECKING, Final, TextIO, TypeAlias
@@ -24,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from s2a_batch.linefiles import NEW
-from s2a_batch.report import Tally
+from s2a_batch.report import Tally, together
 from s2a_batch.watching.metrics import PREFIX, Last, State, families
 
 if TYPE_CHECKING:
@@ -45,22 +46,23 @@ _MOST_BYTES: Final = 1 << 20
 
 
 class Exposition(Collector):
-    """Shows one run's metrics.
+    """Shows the metrics of one run, or of the runs of one comparison, which count together.
 
     Args:
         settings: Where.
         job: The job's name.
-        say: Prints one line for the person at the screen.
+        warn: Prints one line about what is lost.
     """
 
-    def __init__(self, settings: Metrics, job: str, say: Callable[[str], None]) -> None:
+    def __init__(self, settings: Metrics, job: str, warn: Callable[[str], None]) -> None:
         self._settings = settings
         self._job = job
-        self._say = say
+        self._warn = warn
         self._registry = CollectorRegistry()
         self._last = Last() if settings.textfile is None else _last_in(settings.textfile, job)
         self._started = time.time()
-        self._tally = Tally()
+        self._tallies: list[Tally] = []
+        self._seconds = 0.0
         self._shown: list[Metric] = []
         self._is_told = False
         self._show(State(running=True))
@@ -72,7 +74,9 @@ class Exposition(Collector):
 
     async def watch(self, live: Live) -> None:
         """Look at the run until cancelled."""
-        self._started, self._tally = time.time(), live.tally
+        if not self.has_begun:
+            self._started = time.time()
+        self._tallies.append(live.tally)
         self._show(State.of(live))
         server = self._serve()
         written = float("-inf")
@@ -87,19 +91,25 @@ class Exposition(Collector):
             if server is not None:
                 server.stop()
 
-    def ended(self, exit_status: int, seconds: float) -> None:
-        """How the execution ended goes to the file; its last success stays there when it was none."""
-        now = time.time()
-        self._last = Last(now if exit_status == 0 else self._last.success, now, exit_status)
-        self._show(State(seconds=seconds))
-        self._write()
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was a run to look at."""
+        return bool(self._tallies)
 
     def finished(self, found: Finished) -> None:
-        """As `ended`, of one that ran."""
-        self.ended(found.exit_status, found.summary.seconds)
+        """A run is over, maybe not the last one."""
+        self._seconds += found.summary.seconds
+
+    def ended(self, exit_status: int) -> None:
+        """How all of it ended goes to the file; the last success stays there when it was none."""
+        now = time.time()
+        self._last = Last(now if exit_status == 0 else self._last.success, now, exit_status)
+        self._show(State())
+        self._write()
 
     def _show(self, state: State) -> None:
-        self._shown = families(self._job, self._tally, state, self._started, self._last)
+        state = replace(state, seconds=self._seconds + state.seconds)
+        self._shown = families(self._job, together(self._tallies), state, self._started, self._last)
 
     def _serve(self) -> _Server | None:
         if self._settings.port is None:
@@ -109,7 +119,7 @@ class Exposition(Collector):
         except (OSError, UnicodeError) as error:
             place = f"{self._settings.address} port {self._settings.port}"
             why = error.strerror if isinstance(error, OSError) else "no host name"
-            self._say(f"warning: metrics cannot be served on {place}: {why}; the run goes on")
+            self._warn(f"metrics cannot be served on {place}: {why}; the run goes on")
             return None
 
     def _write(self) -> None:
@@ -129,7 +139,7 @@ class Exposition(Collector):
                 temporary.unlink(missing_ok=True)
             if not self._is_told:
                 self._is_told = True
-                self._say(f"warning: {path}: metrics cannot be written: {error.strerror}; the run goes on")
+                self._warn(f"{path}: metrics cannot be written: {error.strerror}; the run goes on")
 
 
 class _Server(ThreadingMixIn, WSGIServer):

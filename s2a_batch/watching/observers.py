@@ -1,4 +1,4 @@
-"""All that is beside a run: the voice on stderr, the control socket, metrics, telemetry; and a run with all of them.
+"""All that is beside a run: the voice on stderr, the control socket, metrics, telemetry; and runs with all of them.
 
 Invariants: what an observer lacks is said before anything is sent; while the run goes none of their faults, nor their
 end, changes anything about it.
@@ -7,15 +7,17 @@ end, changes anything about it.
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import anyio
 
-from s2a_batch.errors import LockedError, StopRun
+from s2a_batch.errors import BUG_STATUS, LockedError, StopRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
 
     from s2a_batch.display import Screen
     from s2a_batch.eventlog import EventLog
@@ -26,74 +28,83 @@ if TYPE_CHECKING:
     from s2a_batch.watching.telemetry import Telemetry
 
 
-_BUG_STATUS: Final = 70
-
-
-def run_watched(
-    job: Job, options: Options, voice: Screen | EventLog, name: str, environ: Mapping[str, str] = os.environ
-) -> Finished:
-    """Run a job with all that the job wants beside it, and say how it ended; raises as `run_job`.
+@contextmanager
+def observing(job: Job, voice: Screen | EventLog, name: str) -> Iterator[Observers]:
+    """Around a run, or the runs of a comparison: the metrics tell how it ended, also when it could not begin.
 
     Args:
-        job: What to run.
-        options: How.
+        job: Says what is beside it.
         voice: Speaks on stderr.
         name: The job's.
-        environ: Where keys are looked up.
     """
-    from s2a_batch.worker import run_job  # noqa: PLC0415  it loads the SDK, and a dry run looks at observers too
-
-    observers = Observers(job, voice, name, environ)
+    found = Observers(job, voice, name)
     try:
-        found = run_job(job, options, say=voice.say, watch=observers.watch, environ=environ)
-    except Exception as error:
-        observers.refused(error)
+        yield found
+    except StopRun as error:
+        found.exit_status = error.exit_status
+        found.is_elsewhere = isinstance(error, LockedError)
         raise
-    observers.finished(found)
-    return found
+    except KeyboardInterrupt:
+        found.exit_status = 128 + signal.SIGINT
+        raise
+    finally:
+        found.close()
 
 
 class Observers:
-    """Those of one run.
+    """Those of one run, or of the runs of one comparison, one after the other.
 
-    Args:
-        job: Says which there are.
-        voice: Speaks on stderr, and is one of them.
-        name: The job's.
-        environ: Where values of headers are looked up.
-
-    Raises:
-        JobError: One of them lacks something.
+    Attributes:
+        exit_status: How it ended, as far as it is known.
+        is_elsewhere: Whether another process runs it, of which something may be told.
     """
 
-    def __init__(self, job: Job, voice: Screen | EventLog, name: str, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, job: Job, voice: Screen | EventLog, name: str) -> None:
+        self.exit_status = BUG_STATUS
+        self.is_elsewhere = False
         self._voice = voice
-        self._output = job.output
+        self._name = name
         self._exposition = _exposition(job, name, voice)
-        self._telemetry = _telemetry(job, name, environ, voice)
+        self._told: set[str] = set()
 
-    async def watch(self, live: Live) -> None:
+    def run(
+        self, job: Job, options: Options, part: str | None = None, environ: Mapping[str, str] = os.environ
+    ) -> Finished:
+        """Run a job with all that it wants beside it, and say how it ended; raises as `run_job`.
+
+        Args:
+            job: What to run.
+            options: How.
+            part: What it is of the whole; None: all of it.
+            environ: Where keys are looked up.
+        """
+        from s2a_batch.worker import run_job  # noqa: PLC0415  it loads the SDK, and a dry run looks at observers too
+
+        telemetry = telemetry_of(job, self._name if part is None else f"{self._name}/{part}", environ, self._voice)
+        watch = partial(self._watch, telemetry)
+        voice = self._voice
+        found = run_job(job, options, say=voice.say, watch=watch, say_change=voice.say_change, environ=environ)
+        self.exit_status = found.exit_status
+        self._voice.finished(found, job.output)
+        for observer in (self._exposition, telemetry):
+            if observer is not None:
+                self._heed(partial(observer.finished, found))
+        return found
+
+    def close(self) -> None:
+        """Tell how all of it ended. What is told of a run that goes on elsewhere stays."""
+        if self._exposition is not None and (self._exposition.has_begun or not self.is_elsewhere):
+            self._heed(partial(self._exposition.ended, self.exit_status))
+
+    async def _watch(self, telemetry: Telemetry | None, live: Live) -> None:
         """Look at a run until cancelled."""
         async with anyio.create_task_group() as tasks:
             from s2a_batch.watching.control import control  # noqa: PLC0415  as for `run_job`
 
-            tasks.start_soon(self._guard, partial(control, say=self._voice.say), live)
-            for observer in (self._voice, self._exposition, self._telemetry):
+            tasks.start_soon(self._guard, partial(control, voice=self._voice), live)
+            for observer in (self._voice, self._exposition, telemetry):
                 if observer is not None:
                     tasks.start_soon(self._guard, observer.watch, live)
-
-    def finished(self, found: Finished) -> None:
-        """Tell all how the run ended; its files are closed by now."""
-        self._voice.finished(found, self._output)
-        for observer in (self._exposition, self._telemetry):
-            if observer is not None:
-                self._heed(partial(observer.finished, found))
-
-    def refused(self, error: Exception) -> None:
-        """Nothing was run, or it ended by a bug. What is told of a run that goes on elsewhere stays."""
-        if self._exposition is not None and not isinstance(error, LockedError):
-            status = error.exit_status if isinstance(error, StopRun) else _BUG_STATUS
-            self._heed(partial(self._exposition.ended, status, 0.0))
 
     async def _guard(self, watch: Callable[[Live], Coroutine[None, None, None]], live: Live) -> None:
         try:
@@ -108,7 +119,10 @@ class Observers:
             self._lost(error)
 
     def _lost(self, error: Exception) -> None:
-        self._voice.say(f"warning: {type(error).__name__} in what looks at the run: {error}; the run itself goes on")
+        text = f"{type(error).__name__} in what looks at the run: {error}; the run itself goes on"
+        if text not in self._told:
+            self._told.add(text)
+            self._voice.warn(text)
 
 
 def _exposition(job: Job, name: str, voice: Screen | EventLog) -> Exposition | None:
@@ -116,12 +130,13 @@ def _exposition(job: Job, name: str, voice: Screen | EventLog) -> Exposition | N
         return None
     from s2a_batch.watching.exposition import Exposition  # noqa: PLC0415  for those who want it
 
-    return Exposition(job.metrics, name, voice.say)
+    return Exposition(job.metrics, name, voice.warn)
 
 
-def _telemetry(job: Job, name: str, environ: Mapping[str, str], voice: Screen | EventLog) -> Telemetry | None:
+def telemetry_of(job: Job, name: str, environ: Mapping[str, str], voice: Screen | EventLog) -> Telemetry | None:
+    """What sends the job's telemetry, where it wants any; `JobError` when something for it is not there."""
     if job.telemetry.endpoint is None:
         return None
     from s2a_batch.watching.telemetry import Telemetry  # noqa: PLC0415  for those who want it
 
-    return Telemetry(job, name, environ, voice.say)
+    return Telemetry(job, name, environ, voice.warn)

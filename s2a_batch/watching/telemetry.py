@@ -8,23 +8,24 @@ slow or away for an hour costs nothing but time. Invariants: it sends what no lo
 
 from __future__ import annotations
 
-import base64
 import os
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 import anyio.to_thread
 
-from s2a_batch.credentials import headers_of
+from s2a_batch import interrupts
+from s2a_batch.credentials import headers_of, login_header
 from s2a_batch.errors import AttemptError, EndpointError, JobError
 from s2a_batch.masking import Mask, masked_url, secrets_in_url
 from s2a_batch.rundir import DEAD_LETTERS, RESULTS, REWRITES
 from s2a_batch.transport import Transport
 
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
@@ -49,22 +50,23 @@ class Telemetry:
         job: Names the collector, and the endpoints that are asked.
         name: The job's name.
         environ: Where the values of headers are looked up.
-        say: Prints one line for the person at the screen.
+        warn: Prints one line about what is lost.
 
     Raises:
         JobError: The packages are not installed, a header's variable is not set, or no HTTP client can be made.
     """
 
-    def __init__(self, job: Job, name: str, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(self, job: Job, name: str, environ: Mapping[str, str], warn: Callable[[str], None]) -> None:
         self._traces = _traces(job, name)
         self._job = job
-        self._say = say
+        self._warn = warn
         endpoint = str(job.telemetry.endpoint)
         headers = headers_of("telemetry", job.telemetry.headers_env, environ)
         self._mask = Mask([*headers.values(), *secrets_in_url(endpoint)])
         self._shown = masked_url(endpoint)
-        self._headers = _login(endpoint) | headers | {"content-type": "application/x-protobuf"}
-        self._addresses = [_address(endpoint, signal) for signal in ("traces", "metrics")]
+        sent = login_header(urlsplit(endpoint).netloc) | headers | {"content-type": "application/x-protobuf"}
+        self._headers = {name.lower(): value for name, value in sent.items()}
+        self._addresses = [_address(endpoint, what) for what in ("traces", "metrics")]
         self._transports()
         self._live: Live | None = None
         self._tails: list[_Tail] = []
@@ -97,7 +99,7 @@ class Telemetry:
         """Send what is left, for some seconds at most, and tell how much was not."""
         if not self._tails:  # it never came so far
             return
-        with suppress(KeyboardInterrupt):  # the run is over; who does not want to wait for this need not
+        with suppress(KeyboardInterrupt):  # one that came before signals are heeded
             anyio.run(self._send_rest)
         summary = found.summary
         left = summary.answered + summary.failed + summary.rewritten - self._sent
@@ -105,19 +107,29 @@ class Telemetry:
             long = sum(tail.passed for tail in self._tails)
             late = f"their lines are too long (over {_LONGEST_LINE_BYTES} bytes)" if long == left else "time was up"
             why = self._trouble or late
-            self._say(f"warning: telemetry: the traces of {left} records were not sent to {self._shown}: {why}")
+            self._warn(f"telemetry: the traces of {left} records were not sent to {self._shown}: {why}")
         for tail in self._tails:
             tail.close()
 
     async def _send_rest(self) -> None:
-        with anyio.move_on_after(_LAST_S):
-            async with AsyncExitStack() as stack:
-                traces, metrics = [await stack.enter_async_context(transport) for transport in self._transports()]
-                while await self._send_batch(traces):
-                    if self._batch is None:
-                        if self._sent:
-                            await self._post(metrics, self._traces.histograms.encoded())
-                        return
+        """A signal ends it: who does not want to wait need not, and whoever is told of the run is told all the same."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(interrupts.cancel, tasks.cancel_scope, self._note_signal)
+            with anyio.move_on_after(_LAST_S):
+                await self._send_all()
+            tasks.cancel_scope.cancel()
+
+    async def _send_all(self) -> None:
+        async with AsyncExitStack() as stack:
+            traces, metrics = [await stack.enter_async_context(transport) for transport in self._transports()]
+            while await self._send_batch(traces):
+                if self._batch is None:
+                    if self._sent:
+                        await self._post(metrics, self._traces.histograms.encoded())
+                    return
+
+    def _note_signal(self, number: signal.Signals) -> None:
+        self._trouble = self._trouble or f"{number.name} ended it"
 
     async def _send_batch(self, transport: Transport) -> bool:
         """Send the next lines; False when the collector did not take them now. After True no batch: nothing is new."""
@@ -144,7 +156,7 @@ class Telemetry:
     async def _post(self, transport: Transport, body: bytes) -> bool | None:
         """Whether the collector took it; None: it may take it later."""
         try:
-            status = (await transport.post(body)).status
+            status = await transport.post_only(body)
         except (AttemptError, EndpointError) as error:
             self._note(self._mask.message(str(error)))
             return None
@@ -155,7 +167,7 @@ class Telemetry:
 
     def _note(self, why: str) -> None:
         if self._trouble is None:
-            self._say(f"warning: telemetry: {self._shown} does not take it: {why}; the run goes on")
+            self._warn(f"telemetry: {self._shown} does not take it: {why}; the run goes on")
         self._trouble = why
 
     def _transports(self) -> list[Transport]:
@@ -229,14 +241,9 @@ def _traces(job: Job, name: str) -> Traces:
     return traces.Traces(job, name, content=job.telemetry.content)
 
 
-def _address(endpoint: str, signal: str) -> str:
+def _address(endpoint: str, what: str) -> str:
     parts = urlsplit(endpoint)
     if parts.path.rstrip("/").endswith(("/v1/traces", "/v1/metrics")):
         raise JobError("telemetry.endpoint: leave out /v1/..; it is added for traces and for metrics")
     place = parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="")
-    return urlunsplit(place._replace(path=f"{parts.path.rstrip('/')}/v1/{signal}"))
-
-
-def _login(endpoint: str) -> dict[str, str]:
-    login = urlsplit(endpoint).netloc.rpartition("@")[0]
-    return {"authorization": "Basic " + base64.b64encode(unquote(login).encode()).decode()} if login else {}
+    return urlunsplit(place._replace(path=f"{parts.path.rstrip('/')}/v1/{what}"))
