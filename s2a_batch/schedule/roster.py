@@ -40,9 +40,11 @@ class Entry:
         """What its times follow; other text, other times."""
         return f"{self.schedule.cron} {self.schedule.timezone}"
 
-    def shown(self, moment: datetime) -> str:
-        """A time as the job's owner would say it."""
-        return f"{moment.astimezone(self.times.zone):%a %Y-%m-%d %H:%M} {self.schedule.timezone}"
+    def shown(self, first: datetime, last: datetime) -> str:
+        """A time, or all from one to another, as the job's owner would say it."""
+        told = [f"{moment.astimezone(self.times.zone):%a %Y-%m-%d %H:%M}" for moment in (first, last)]
+        span = f"time {told[0]}" if first == last else f"times from {told[0]} to {told[1]}"
+        return f"the {span} {self.schedule.timezone}"
 
 
 @dataclass(frozen=True)
