@@ -41,10 +41,10 @@ def write_job(folder: Path, up: Upstream, name: str = "job", *more: str) -> Path
     return path
 
 
-def until(program: Program, text: str, within_s: float = 30) -> str:
-    """Look until it has said a text; what it said up to then."""
+def until(program: Program, text: str, times: int = 1, within_s: float = 30) -> str:
+    """Look until it has said a text so many times; what it said up to then."""
     end = time.monotonic() + within_s
-    while text not in (said := program.err()):
+    while (said := program.err()).count(text) < times:
         assert time.monotonic() < end, said
         time.sleep(0.02)
     return said
@@ -55,6 +55,41 @@ def children_of(pid: int) -> list[int]:
     return [
         int(word) for path in Path(f"/proc/{pid}/task").iterdir() for word in (path / "children").read_text().split()
     ]
+
+
+def test_modules_beside_a_job_are_not_taken_for_pythons(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """A `queue.py` of the user would end every night with an import error, or be run without being asked for."""
+    write_job(folder, upstream({}))
+    for name in ("queue.py", "typer.py"):
+        (folder / name).write_text("raise SystemExit('a module of the job')")
+    done = run(folder, "schedule", ".", "--once", "--state", "state.json")
+    assert "job.toml: ended with 0" in done.err
+
+
+def test_what_a_run_leaves_behind_is_ended_with_it(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """A helper that the answer's class started would pile up, one a night, though each run ended by itself."""
+    write_job(folder, upstream({}), "job", "[answer]", 'class = "mine:Answer"')
+    (folder / "mine.py").write_text("""
+import pathlib, subprocess, pydantic
+left = subprocess.Popen(["sleep", "1000"])
+pathlib.Path(f"{left.pid}.left").touch()
+class Answer(pydantic.BaseModel):
+    text: str
+""")
+    done = run(folder, "schedule", ".", "--once", "--state", "state.json")
+    assert "job.toml: ended with 0" in done.err
+    pids = [int(path.stem) for path in folder.glob("*.left")]
+    assert pids
+    end = time.monotonic() + 10
+    while still := [pid for pid in pids if _state(pid) not in "Z-"]:
+        assert time.monotonic() < end, still
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "-"
 
 
 def test_once_runs_what_is_due_and_then_nothing(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
@@ -164,10 +199,11 @@ def test_sighup_rereads_and_a_bad_file_harms_no_other(folder: Path, upstream: Ca
         until(program, "ended with 0")
         (folder / "more.toml").write_text((folder / "job.toml").read_text())
         program.send(signal.SIGHUP)
-        said = until(program, "job files read anew: new more.toml; 2 scheduled")
+        until(program, "job files read anew: new more.toml; 2 scheduled")
+        told = "bad.toml:2: schedule.cron: minute '61': expected 0 to 59"
+        assert until(program, told, 2).count(told) == 2, "at the start, and on demand"
         program.send(signal.SIGTERM)
         assert program.wait().status == 0
-    assert said.count("bad.toml:2: schedule.cron: minute '61': expected 0 to 59") == 2, "at the start, and on demand"
 
 
 @pytest.mark.parametrize(

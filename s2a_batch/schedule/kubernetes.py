@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from s2a_batch import __version__
 from s2a_batch.errors import JobError
 from s2a_batch.inputs.stores import is_url
+from s2a_batch.schedule.children import arguments
 from s2a_batch.schedule.units import days, left_out, seconds
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ spec:
 def _pod(unit: Unit) -> str:
     image = unit.image or f"s2a-batch:{__version__}"
     to_set = "" if unit.image else "  # to be set: an image of yours that has s2a-batch installed; or --image"
-    command = ["s2a-batch", "run", str(unit.file), "--quiet"]
+    command = ["s2a-batch", *arguments(unit.file)]
     return f"""\
       template:
         spec:

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from s2a_batch import jobfile
 from s2a_batch.cron import parse
 from s2a_batch.errors import JobError
-from s2a_batch.schedule.children import MARGIN_S
+from s2a_batch.schedule.children import MARGIN_S, command
 
 if TYPE_CHECKING:
     from s2a_batch.cron import Cron
@@ -61,7 +61,7 @@ class Unit:
     @property
     def command(self) -> list[str]:
         """What runs the job."""
-        return [str(self.python), "-m", "s2a_batch", "run", str(self.file), "--quiet"]
+        return command(self.file, self.python)
 
 
 def files(form: Form, path: Path, root: Path | None, image: str | None) -> dict[str, str]:
