@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -216,12 +218,17 @@ def test_sighup_rereads_and_a_bad_file_harms_no_other(folder: Path, upstream: Ca
         ([".", "--root", "/srv"], 2, "go with --print"),
         (["bad/bad.toml", ".", "--print", "cron"], 2, "one job file"),
         (["plain.toml", "--print", "cron"], 2, "schedule.cron is missing"),
+        (["piped/piped.toml"], 2, "piped.toml: input: standard input is empty"),
+        (["piped/piped.toml", "--once"], 2, "piped.toml: input: standard input is empty"),
+        (["piped/piped.toml", "--print", "systemd"], 2, "piped.toml: input: standard input is empty"),
     ],
 )
 def test_what_cannot_be_scheduled_is_refused_in_words(folder: Path, words: list[str], status: int, told: str) -> None:
     """A scheduler that starts, and has nothing to do, is found out after the first night that did not happen."""
     (folder / "plain.toml").write_text('input = "in.jsonl"\noutput = "plain"\n')
     (folder / "bad").mkdir()
+    (folder / "piped").mkdir()
+    (folder / "piped" / "piped.toml").write_text("input='-'\noutput='o'\n[schedule]\ncron = '@daily'\n")
     (folder / "bad" / "bad.toml").write_text("input='i'\noutput='o'\n[schedule]\ncron = '* *'\n")
     done = run(folder, "schedule", *words, "--state", "state.json")
     assert done.status == status
@@ -246,3 +253,28 @@ def test_list_shows_the_coming_times_in_the_zone_of_the_job(folder: Path, upstre
     assert done.status == 0
     assert done.out.count("+0530") == 3
     assert done.out.startswith("job.toml: ")
+
+
+@pytest.mark.parametrize(
+    "words", [(".", "--list"), ("job.toml", "--print", "cron"), ("job.toml", "--print", "systemd")]
+)
+def test_a_reader_that_goes_away_changes_no_status(
+    folder: Path, upstream: Callable[[Plan], Upstream], words: tuple[str, ...]
+) -> None:
+    """`schedule --list | head -1` in a script under `pipefail` is no fault."""
+    write_job(folder, upstream({}))
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "s2a_batch", "schedule", *words]
+    done = subprocess.run(command, cwd=folder, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_check_says_that_a_scheduled_job_reads_from_nobody(folder: Path) -> None:
+    """It would succeed every night, and do nothing."""
+    (folder / "job.toml").write_text("input='/dev/stdin'\noutput='o'\nmodel='m'\n[schedule]\ncron='@daily'\n")
+    (folder / "empty").touch()
+    done = run(folder, "check", "job.toml", stdin=folder / "empty")
+    assert "standard input is empty at a scheduled run" in done.out
+    assert done.status == 2

@@ -97,3 +97,21 @@ async def test_a_waiting_time_is_told_to_be_dropped_when_its_rule_changes(tmp_pa
     assert [text for event, _, text in world.said if event == "skip"] == [
         "skipped the time Mon 2026-06-01 12:02 UTC: its schedule was changed"
     ]
+
+
+async def test_a_change_in_what_a_job_extends_is_noticed(tmp_path: Path) -> None:
+    """The time may stand there, or the zone: whoever edits it has no other file to touch."""
+    base = tmp_path / "shared" / "base.toml"
+    base.parent.mkdir()
+    base.write_text('[schedule]\ncron = "0 15 * * *"\n')
+    (tmp_path / "job.toml").write_text('extends = "shared/base.toml"\ninput = "i"\noutput = "o"\n')
+    world = World(tmp_path)
+
+    async def meanwhile(_: Keeper) -> None:
+        await anyio.sleep(100)
+        assert world.events() == []
+        base.write_text('[schedule]\ncron = "*/5 * * * *"\n')
+        await anyio.sleep(250)
+
+    await world.keep(0, meanwhile)
+    assert world.begins("job") == [300]

@@ -20,6 +20,7 @@ from s2a_batch import jobfile
 from s2a_batch.cron import parse
 from s2a_batch.errors import JobError
 from s2a_batch.schedule.children import MARGIN_S, command
+from s2a_batch.schedule.roster import check_input
 
 if TYPE_CHECKING:
     from s2a_batch.cron import Cron
@@ -85,7 +86,7 @@ def files(form: Form, path: Path, root: Path | None, image: str | None) -> dict[
 
 def printed(found: dict[str, str]) -> str:
     """The files as one text, each under its name."""
-    return "\n".join(f"# file: {name}\n{text}" for name, text in found.items())
+    return "\n".join(f"# file: {name}\n{text}" for name, text in found.items()).removesuffix("\n")
 
 
 def written(found: dict[str, str], folder: Path) -> str:
@@ -93,13 +94,14 @@ def written(found: dict[str, str], folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in found.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return "".join(f"{folder / name}\n" for name in found)
+    return "\n".join(str(folder / name) for name in found)
 
 
 def _unit(path: Path, root: Path | None, image: str | None) -> Unit:
     job = jobfile.load(path)
     if job.schedule.cron is None:
         raise JobError(f"{path}: schedule.cron is missing, so there is no time to print")
+    check_input(path, job)
     here, file = Path.cwd(), Path(os.path.abspath(path))  # noqa: PTH100  a link keeps its name
     folder, python = here, Path(sys.executable)
     if root is not None:
