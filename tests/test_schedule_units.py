@@ -160,7 +160,31 @@ def test_a_volume_holds_all_that_a_job_writes(folder: Path, output: str) -> None
     job.write_text(job.read_text().replace('output = "out"', f'output = "{output}"'))
     done = run(job.parent, "schedule", "--print", "kubernetes", job.name)
     assert done.status == 2
-    assert f"{output}: lies outside" in done.err
+    assert f"output: {output}: lies outside" in done.err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ('rewrites = "/old/run"', "rewrites: /old/run: lies outside"),
+        ('api_key_file = "/etc/keys/a"', "api_key_file: /etc/keys/a: lies outside"),
+        ('answer.schema_file = "../s.json"', "answer.schema_file: ../s.json: lies outside"),
+        ('metrics.textfile = "/var/lib/m.prom"', "metrics.textfile: /var/lib/m.prom: lies outside"),
+        ('answer.model = "/models/a.gguf"', "model: /models/a.gguf: lies outside"),
+        ('hooks.on_failure.command = ["/opt/tell", "me"]', ""),
+    ],
+)
+def test_a_volume_holds_all_that_a_job_reads(folder: Path, more: str, told: str) -> None:
+    """A job that finds its key or schema on the desk where it was written, and nowhere else, fails in its first night.
+
+    A hook's program may be of the image: that it must be there is said.
+    """
+    job = odd_job(folder)
+    job.write_text(job.read_text().replace("[schedule]", f"{more}\n[schedule]"))
+    done = run(job.parent, "schedule", "--print", "kubernetes", job.name)
+    assert done.status == (2 if told else 0), done.err
+    assert told in done.err
+    assert ('# The image must hold "/opt/tell"' in done.out) == (not told)
 
 
 def test_the_line_of_the_crontab_runs_the_job_with_next_to_no_environment(

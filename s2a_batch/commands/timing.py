@@ -30,6 +30,7 @@ def schedule(  # noqa: PLR0913  the command's options
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="With --print: a directory for the files, in place of stdout.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With -o: replace files of other content.")] = False,
     image: Annotated[str | None, typer.Option(help="With --print kubernetes: the container's image.")] = None,
 ) -> None:
     """Run the jobs that carry [schedule] when they fall due; SIGTERM drains and ends, SIGHUP rereads the job files.
@@ -46,9 +47,9 @@ def schedule(  # noqa: PLR0913  the command's options
         if len(places) != 1:
             raise JobError("--print takes one job file")
         found = units.files(form, places[0], root, image)
-        Screen().put(units.printed(found) if output is None else units.written(found, output))
-    elif root is not None or image is not None or output is not None:
-        raise JobError("--root, --image and -o go with --print")
+        Screen().put(units.printed(found) if output is None else units.written(found, output, force=force))
+    elif root is not None or image is not None or output is not None or force:
+        raise JobError("--root, --image, -o and --force go with --print")
     elif show:
         Screen().put(schedules.coming(places))
     else:
