@@ -13,6 +13,7 @@ import socket
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 from zoneinfo import ZoneInfo
 
@@ -22,6 +23,7 @@ from s2a_batch.inputs.inputnames import told
 from s2a_batch.inspect import preview
 from s2a_batch.lock import is_locked
 from s2a_batch.prices import prices_of
+from s2a_batch.schedule.roster import check_input
 from s2a_batch.schedule.times import Times
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ async def check(  # noqa: PLR0913  the command's options, each once
         _compare(report, job, parts, options, environ)
     await _input(report, job, options)
     _tell_of_watching(report, job, environ)
-    _schedule(report, job)
+    _schedule(report, job, source)
     if online and not faults:
         await _ask(report, job, environ, say)
     elif online:
@@ -239,13 +241,19 @@ def _metrics_faults(job: Job) -> Iterator[str]:
             yield f"metrics.port {port} on {job.metrics.address} cannot be had now: {error.strerror}"
 
 
-def _schedule(report: Report, job: Job) -> None:
-    if job.schedule.cron is not None:
-        zone, moment, shown = ZoneInfo(job.schedule.timezone), datetime.now(UTC), list[str]()
-        for _ in range(3):
-            moment = Times(job.schedule.cron, zone).after(moment)
-            shown.append(f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M %z}")
-        report.add("ok", "schedule", f"{job.schedule.cron} ({zone.key}): {', '.join(shown)}")
+def _schedule(report: Report, job: Job, source: str) -> None:
+    if job.schedule.cron is None:
+        return
+    try:
+        check_input(Path(source), job)
+    except JobError as error:
+        report.add("error", "schedule", str(error), _REFUSED)
+        return
+    zone, moment, shown = ZoneInfo(job.schedule.timezone), datetime.now(UTC), list[str]()
+    for _ in range(3):
+        moment = Times(job.schedule.cron, zone).after(moment)
+        shown.append(f"{moment.astimezone(zone):%a %Y-%m-%d %H:%M %z}")
+    report.add("ok", "schedule", f"{job.schedule.cron} ({zone.key}): {', '.join(shown)}")
 
 
 async def _ask(report: Report, job: Job, environ: Mapping[str, str], say: Callable[[str], None]) -> None:

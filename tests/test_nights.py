@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from s2a_batch.schedule.children import Ended, command
+from s2a_batch.schedule.children import Ended, arguments
 from s2a_batch.schedule.eventlog import EventLog
 from s2a_batch.schedule.keeper import Keeper, Parts
 from s2a_batch.schedule.memory import Memory
@@ -74,7 +74,7 @@ class House:
         self.up.replan(DOWN if night in OUTAGES else {"latency_s": 0.2} if night == KILL else {})
         self.up.reset_stats()
         before = self._kept()
-        done = self._run(night, [str(word) for word in command(entry)[3:]])
+        done = self._run(night, arguments(entry.path))
         good = sum(row["good"] for row in self.up.requests())
         self.good[night] += good
         self.lost[night] += good - (self._kept() - before)

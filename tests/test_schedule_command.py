@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,10 +43,10 @@ def write_job(folder: Path, up: Upstream, name: str = "job", *more: str) -> Path
     return path
 
 
-def until(program: Program, text: str, within_s: float = 30) -> str:
-    """Look until it has said a text; what it said up to then."""
+def until(program: Program, text: str, times: int = 1, within_s: float = 30) -> str:
+    """Look until it has said a text so many times; what it said up to then."""
     end = time.monotonic() + within_s
-    while text not in (said := program.err()):
+    while (said := program.err()).count(text) < times:
         assert time.monotonic() < end, said
         time.sleep(0.02)
     return said
@@ -55,6 +57,41 @@ def children_of(pid: int) -> list[int]:
     return [
         int(word) for path in Path(f"/proc/{pid}/task").iterdir() for word in (path / "children").read_text().split()
     ]
+
+
+def test_modules_beside_a_job_are_not_taken_for_pythons(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """A `queue.py` of the user would end every night with an import error, or be run without being asked for."""
+    write_job(folder, upstream({}))
+    for name in ("queue.py", "typer.py"):
+        (folder / name).write_text("raise SystemExit('a module of the job')")
+    done = run(folder, "schedule", ".", "--once", "--state", "state.json")
+    assert "job.toml: ended with 0" in done.err
+
+
+def test_what_a_run_leaves_behind_is_ended_with_it(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
+    """A helper that the answer's class started would pile up, one a night, though each run ended by itself."""
+    write_job(folder, upstream({}), "job", "[answer]", 'class = "mine:Answer"')
+    (folder / "mine.py").write_text("""
+import pathlib, subprocess, pydantic
+left = subprocess.Popen(["sleep", "1000"])
+pathlib.Path(f"{left.pid}.left").touch()
+class Answer(pydantic.BaseModel):
+    text: str
+""")
+    done = run(folder, "schedule", ".", "--once", "--state", "state.json")
+    assert "job.toml: ended with 0" in done.err
+    pids = [int(path.stem) for path in folder.glob("*.left")]
+    assert pids
+    end = time.monotonic() + 10
+    while still := [pid for pid in pids if _state(pid) not in "Z-"]:
+        assert time.monotonic() < end, still
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "-"
 
 
 def test_once_runs_what_is_due_and_then_nothing(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
@@ -164,10 +201,11 @@ def test_sighup_rereads_and_a_bad_file_harms_no_other(folder: Path, upstream: Ca
         until(program, "ended with 0")
         (folder / "more.toml").write_text((folder / "job.toml").read_text())
         program.send(signal.SIGHUP)
-        said = until(program, "job files read anew: new more.toml; 2 scheduled")
+        until(program, "job files read anew: new more.toml; 2 scheduled")
+        told = "bad.toml:2: schedule.cron: minute '61': expected 0 to 59"
+        assert until(program, told, 2).count(told) == 2, "at the start, and on demand"
         program.send(signal.SIGTERM)
         assert program.wait().status == 0
-    assert said.count("bad.toml:2: schedule.cron: minute '61': expected 0 to 59") == 2, "at the start, and on demand"
 
 
 @pytest.mark.parametrize(
@@ -180,12 +218,17 @@ def test_sighup_rereads_and_a_bad_file_harms_no_other(folder: Path, upstream: Ca
         ([".", "--root", "/srv"], 2, "go with --print"),
         (["bad/bad.toml", ".", "--print", "cron"], 2, "one job file"),
         (["plain.toml", "--print", "cron"], 2, "schedule.cron is missing"),
+        (["piped/piped.toml"], 2, "piped.toml: input: standard input is empty"),
+        (["piped/piped.toml", "--once"], 2, "piped.toml: input: standard input is empty"),
+        (["piped/piped.toml", "--print", "systemd"], 2, "piped.toml: input: standard input is empty"),
     ],
 )
 def test_what_cannot_be_scheduled_is_refused_in_words(folder: Path, words: list[str], status: int, told: str) -> None:
     """A scheduler that starts, and has nothing to do, is found out after the first night that did not happen."""
     (folder / "plain.toml").write_text('input = "in.jsonl"\noutput = "plain"\n')
     (folder / "bad").mkdir()
+    (folder / "piped").mkdir()
+    (folder / "piped" / "piped.toml").write_text("input='-'\noutput='o'\n[schedule]\ncron = '@daily'\n")
     (folder / "bad" / "bad.toml").write_text("input='i'\noutput='o'\n[schedule]\ncron = '* *'\n")
     done = run(folder, "schedule", *words, "--state", "state.json")
     assert done.status == status
@@ -210,3 +253,28 @@ def test_list_shows_the_coming_times_in_the_zone_of_the_job(folder: Path, upstre
     assert done.status == 0
     assert done.out.count("+0530") == 3
     assert done.out.startswith("job.toml: ")
+
+
+@pytest.mark.parametrize(
+    "words", [(".", "--list"), ("job.toml", "--print", "cron"), ("job.toml", "--print", "systemd")]
+)
+def test_a_reader_that_goes_away_changes_no_status(
+    folder: Path, upstream: Callable[[Plan], Upstream], words: tuple[str, ...]
+) -> None:
+    """`schedule --list | head -1` in a script under `pipefail` is no fault."""
+    write_job(folder, upstream({}))
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "s2a_batch", "schedule", *words]
+    done = subprocess.run(command, cwd=folder, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_check_says_that_a_scheduled_job_reads_from_nobody(folder: Path) -> None:
+    """It would succeed every night, and do nothing."""
+    (folder / "job.toml").write_text("input='/dev/stdin'\noutput='o'\nmodel='m'\n[schedule]\ncron='@daily'\n")
+    (folder / "empty").touch()
+    done = run(folder, "check", "job.toml", stdin=folder / "empty")
+    assert "standard input is empty at a scheduled run" in done.out
+    assert done.status == 2

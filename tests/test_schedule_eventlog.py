@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from s2a_batch.schedule.eventlog import EventLog, meaning, one_line, span
-
-if TYPE_CHECKING:
-    import pytest
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -34,6 +32,17 @@ def test_events_are_json_on_request(capsys: pytest.CaptureFixture[str]) -> None:
         "message": "ended",
         "status": 3,
     }
+
+
+@given(st.text(st.characters(codec=None) | st.sampled_from("\n\x7f\x85\u00a0\u200b\u2028\udcff")))
+def test_an_event_as_json_is_one_strict_object_whatever_is_in_it(text: str) -> None:
+    """The line that no reader of JSON takes is the one of the job whose name is odd, and which failed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stderr", stderr := io.StringIO())
+        EventLog("json", lambda: NOON).say("bad_file", text, text, path=text)
+    (line,) = stderr.getvalue().splitlines()
+    told = json.loads(line.encode("ascii"))
+    assert told["message"] == told["path"] == text.encode("utf-8", "backslashreplace").decode()
 
 
 def test_spans_are_told_in_two_units() -> None:

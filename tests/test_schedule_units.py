@@ -80,7 +80,7 @@ def test_systemd_takes_the_units_as_they_are(folder: Path) -> None:
     (line,) = re.findall(r"^ExecStart=(.*)$", service, re.MULTILINE)
     words = [re.sub(r"\\(.)", r"\1", word).replace("%%", "%") for word in re.findall(r'"((?:[^"\\]|\\.)*)"', line)]
     words = [words[0], *(word.replace("$$", "$") for word in words[1:])]
-    assert words == [sys.executable, "-m", "s2a_batch", "run", str(job), "--quiet"]
+    assert words == [sys.executable, "-P", "-m", "s2a_batch", "run", str(job), "--quiet"]
     assert f"WorkingDirectory={str(job.parent).replace('%', '%%')}\n" in service
     assert "TimeoutStartSec=90\nTimeoutStopSec=45\n" in service
 
@@ -160,7 +160,31 @@ def test_a_volume_holds_all_that_a_job_writes(folder: Path, output: str) -> None
     job.write_text(job.read_text().replace('output = "out"', f'output = "{output}"'))
     done = run(job.parent, "schedule", "--print", "kubernetes", job.name)
     assert done.status == 2
-    assert f"{output}: lies outside" in done.err
+    assert f"output: {output}: lies outside" in done.err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ('rewrites = "/old/run"', "rewrites: /old/run: lies outside"),
+        ('api_key_file = "/etc/keys/a"', "api_key_file: /etc/keys/a: lies outside"),
+        ('answer.schema_file = "../s.json"', "answer.schema_file: ../s.json: lies outside"),
+        ('metrics.textfile = "/var/lib/m.prom"', "metrics.textfile: /var/lib/m.prom: lies outside"),
+        ('answer.model = "/models/a.gguf"', "model: /models/a.gguf: lies outside"),
+        ('hooks.on_failure.command = ["/opt/tell", "me"]', ""),
+    ],
+)
+def test_a_volume_holds_all_that_a_job_reads(folder: Path, more: str, told: str) -> None:
+    """A job that finds its key or schema on the desk where it was written, and nowhere else, fails in its first night.
+
+    A hook's program may be of the image: that it must be there is said.
+    """
+    job = odd_job(folder)
+    job.write_text(job.read_text().replace("[schedule]", f"{more}\n[schedule]"))
+    done = run(job.parent, "schedule", "--print", "kubernetes", job.name)
+    assert done.status == (2 if told else 0), done.err
+    assert told in done.err
+    assert ('# The image must hold "/opt/tell"' in done.out) == (not told)
 
 
 def test_the_line_of_the_crontab_runs_the_job_with_next_to_no_environment(
@@ -173,6 +197,8 @@ def test_the_line_of_the_crontab_runs_the_job_with_next_to_no_environment(
     (line,) = (line for line in done.out.splitlines() if line.startswith("30 2 * * * "))
     assert not re.search(r"(?<!\\)%", line)
     command = line.removeprefix("30 2 * * * ").replace("\\%", "%")
+    for name in ("queue.py", "random.py", "typer.py"):  # which Python would take for its own
+        (job.parent / name).write_text("raise SystemExit('a module of the job')")
     environ = ["env", "-i", "LC_ALL=C", "PATH=/usr/local/bin:/usr/bin:/bin", "/bin/sh", "-c", command]
     ran = subprocess.run(environ, cwd="/", capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

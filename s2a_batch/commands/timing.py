@@ -5,7 +5,6 @@ Knows typer. Invariant: nothing is decided here.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,6 +30,7 @@ def schedule(  # noqa: PLR0913  the command's options
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="With --print: a directory for the files, in place of stdout.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With -o: replace files of other content.")] = False,
     image: Annotated[str | None, typer.Option(help="With --print kubernetes: the container's image.")] = None,
 ) -> None:
     """Run the jobs that carry [schedule] when they fall due; SIGTERM drains and ends, SIGHUP rereads the job files.
@@ -39,6 +39,7 @@ def schedule(  # noqa: PLR0913  the command's options
     4 another scheduler uses the state. With --once: the worst of the runs'.
     """
     from s2a_batch import schedule as schedules
+    from s2a_batch.display import Screen
 
     if form is not None:
         from s2a_batch.schedule import units
@@ -46,10 +47,10 @@ def schedule(  # noqa: PLR0913  the command's options
         if len(places) != 1:
             raise JobError("--print takes one job file")
         found = units.files(form, places[0], root, image)
-        sys.stdout.write(units.printed(found) if output is None else units.written(found, output))
-    elif root is not None or image is not None or output is not None:
-        raise JobError("--root, --image and -o go with --print")
+        Screen().put(units.printed(found) if output is None else units.written(found, output, force=force))
+    elif root is not None or image is not None or output is not None or force:
+        raise JobError("--root, --image, -o and --force go with --print")
     elif show:
-        sys.stdout.write(schedules.coming(places) + "\n")
+        Screen().put(schedules.coming(places))
     else:
         raise typer.Exit(schedules.keep(places, state, at_most, log, once=once))

@@ -2,7 +2,7 @@
 
 Invariants: a child has a session of its own, so that a terminal's Ctrl-C reaches it once, through us, and what it
 started can be killed with it; its stdin is empty; after a SIGTERM it has its job's drain time and a little more, then
-its whole process group is killed.
+its whole process group is killed; when it ends, what it left behind in that group.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anyio.abc import Process
 
     from s2a_batch.schedule.roster import Entry
@@ -41,9 +43,15 @@ class Orders:
     kill: anyio.Event
 
 
-def command(entry: Entry) -> list[str]:
-    """What runs a job."""
-    return [sys.executable, "-m", "s2a_batch", "run", str(entry.path), "--quiet"]
+def command(file: Path, python: Path | None = None) -> list[str]:
+    """What runs a job, with this interpreter or another. `-P`: a module beside the job is not taken for one of ours."""
+    interpreter = str(sys.executable if python is None else python)
+    return [interpreter, "-P", "-m", "s2a_batch", *arguments(file)]
+
+
+def arguments(file: Path) -> list[str]:
+    """What `s2a-batch` is told."""
+    return ["run", str(file), "--quiet"]
 
 
 async def execute(entry: Entry, orders: Orders, margin_s: float = MARGIN_S) -> Ended:
@@ -57,7 +65,7 @@ async def execute(entry: Entry, orders: Orders, margin_s: float = MARGIN_S) -> E
     Cancelled, it kills the child and what that started. Raises OSError when no process can be started.
     """
     process = await anyio.open_process(
-        command(entry), stdin=subprocess.DEVNULL, stdout=None, stderr=None, start_new_session=True
+        command(entry.path), stdin=subprocess.DEVNULL, stdout=None, stderr=None, start_new_session=True
     )
     timed_out = False
 
@@ -78,15 +86,13 @@ async def execute(entry: Entry, orders: Orders, margin_s: float = MARGIN_S) -> E
             status = await process.wait()
             tasks.cancel_scope.cancel()
     finally:
-        if process.returncode is None:
-            _kill(process)
-            with anyio.CancelScope(shield=True):
-                await process.wait()
+        _kill(process)
+        with anyio.CancelScope(shield=True):
+            await process.wait()
     return Ended(status, timed_out)
 
 
 def _kill(process: Process) -> None:
-    """End it and all that it started, if it still is there."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+    """End it, and what it started in its process group, also when it has ended by itself."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

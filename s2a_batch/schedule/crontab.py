@@ -31,7 +31,7 @@ def _lines(unit: Unit) -> str:
     wait = ""
     if schedule.jitter_s:
         code = f"import random, time; time.sleep(random.uniform(0, {schedule.jitter_s:g}))"
-        wait = shlex.join([str(unit.python), "-c", code]) + " && "
+        wait = shlex.join([str(unit.python), "-P", "-c", code]) + " && "
     command = f"cd {shlex.quote(str(unit.folder))} && {wait}exec {shlex.join(words)}".replace("%", "\\%")
     if len(command.encode()) > _MOST_CHARS:
         raise JobError(f"{unit.file}: the command is too long for cron (over {_MOST_CHARS} bytes); use shorter paths")

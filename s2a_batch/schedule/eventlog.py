@@ -1,6 +1,7 @@
 """What the scheduler says on stderr: one line an event, for a person or as JSON.
 
-Invariants: an event is one line, whatever is in a path or an error; a line that cannot be written stops nothing.
+Invariants: an event is one line, whatever is in a path or an error, and as JSON a strict object in ASCII; a line that
+cannot be written stops nothing.
 """
 
 from __future__ import annotations
@@ -41,14 +42,19 @@ class EventLog:
         now = instant(self._clock())
         if self._form == "json":
             told = {"time": now, "event": event, "job": job or None, "message": text, **facts}
-            line = json.dumps(told, ensure_ascii=False)
+            line = json.dumps({name: _whole(value) for name, value in told.items()})
         else:
-            line = f"{now} {job}: {text}" if job else f"{now} {text}"
+            line = one_line(f"{now} {job}: {text}" if job else f"{now} {text}")
         try:
-            sys.stderr.write(one_line(line) + "\n")
+            sys.stderr.write(line + "\n")
             sys.stderr.flush()
         except (OSError, ValueError):  # nobody reads it any more; the jobs matter more
             pass
+
+
+def _whole(value: str | float | None) -> str | float | None:
+    """A text in which the bytes of a path that are no UTF-8 are spelled out, as a strict reader of JSON takes it."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def one_line(text: str) -> str:

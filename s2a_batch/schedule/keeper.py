@@ -2,7 +2,8 @@
 
 Invariants: a time is begun, or said to be skipped, and never both or neither; several missed times are made up by one
 run; before a child starts its time is on disk as begun. The clock on the wall is asked again at least every half
-minute, so a suspend or a clock that is set costs no more than that. Time comes in by `clock`, children by `execute`.
+minute, so a suspend or a clock that is set costs no more than that; what a clock that is set back shows again comes
+again. Time comes in by `clock`, children by `execute`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _TICK_S: Final = 30.0
 _LATE_S: Final = 60.0  # a time that is begun by then was not missed
-_FAR: Final = timedelta(days=1)  # no clock is set back by more in good order
+_SET_BACK: Final = timedelta(minutes=10)  # by so much a clock is corrected, and no time comes twice
 _EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CUT: Final = (129, 130, 143)  # a drain that left something pending
 _ORDER: Final = (0, 4, 1, 129, 130, 143, 3, 2)  # of exit statuses, the worst last; others are worse still
@@ -47,6 +48,7 @@ class _Standing:
     begin: datetime = _EVER  # when it may, after the jitter
     orders: Orders | None = None  # of the run that goes
     told: set[str] = field(default_factory=set)  # what was said of this wait
+    untold: tuple[datetime, datetime] | None = None  # the first and last of the times skipped since a skip was said
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,9 @@ class Keeper:
             if job is None:
                 self._jobs[path] = _Standing(self._known(path, entry))
             elif job.memo.rule != entry.rule:
+                if job.due is not None and job.due > job.memo.seen:
+                    what = entry.shown(job.due, job.due)
+                    self._parts.say("skip", entry.name, f"skipped {what}: its schedule was changed")
                 job.memo = Memo(entry.rule, self._parts.clock(), job.memo.open)
                 job.due = job.coming = None
                 self._memory.put(path, job.memo)
@@ -168,11 +173,10 @@ class Keeper:
         now = self._parts.clock()
         for path, entry in self._roster.entries.items():
             job = self._jobs[path]
-            if job.memo.seen > now + _FAR:
-                self._parts.say(
-                    "state", entry.name, f"last seen {instant(job.memo.seen)}, after now: a clock was wrong"
-                )
-                job.memo, job.due, job.coming = replace(job.memo, seen=now), None, None
+            if max(job.memo.seen, job.due or _EVER) > now + _SET_BACK:
+                last = instant(job.due or job.memo.seen)
+                self._parts.say("state", entry.name, f"its time {last} lies after now: the clock was set back")
+                job.memo, job.due, job.coming = replace(job.memo, seen=min(job.memo.seen, now)), None, None
             if job.due is not None:
                 continue
             if _coming(entry, job) <= now:
@@ -204,23 +208,27 @@ class Keeper:
         now = self._parts.clock()
         late_s = (now - job.begin).total_seconds()
         most_s = entry.schedule.misfire_grace_s or (_LATE_S if entry.schedule.misfire == "skip" else math.inf)
-        due = entry.shown(job.due or now)
+        due = entry.shown(job.due or now, job.due or now)
         if late_s > most_s:
             why = "its earlier run still goes" if job.orders is not None else f"{span(late_s)} late"
-            self._tell(job, "skip", "skip", entry.name, f"skipped the time {due}: {why}")
+            first = job.due or now
+            self._settle(path, entry, job, opened=job.orders is not None, until=now - timedelta(seconds=most_s))
+            if "skip" in job.told:
+                job.untold = (job.untold[0] if job.untold else first, job.memo.seen)
+            else:
+                self._tell(job, "skip", "skip", entry.name, f"skipped {entry.shown(first, job.memo.seen)}: {why}")
             if job.orders is None:
                 job.told.clear()
-            self._settle(path, entry, job, opened=job.orders is not None)
         elif job.orders is not None:
-            self._tell(job, "over", "late", entry.name, f"the time {due} waits: its earlier run still goes")
+            self._tell(job, "over", "late", entry.name, f"{due} waits: its earlier run still goes")
         elif len(self.running) >= self._parts.at_most:
-            self._tell(job, "turn", "wait", entry.name, f"the time {due} waits for {', '.join(self.running)}")
+            self._tell(job, "turn", "wait", entry.name, f"{due} waits for {', '.join(self.running)}")
         else:
             again = "; again, its run was cut short" if job.memo.open and job.due == job.memo.seen else ""
             late = f", {span(late_s)} late" if late_s > _LATE_S else ""
             self._parts.say("begin", entry.name, f"begins for {due}{late}{again}", due=instant(job.due or now))
             job.told.clear()
-            self._settle(path, entry, job, opened=True)
+            self._settle(path, entry, job, opened=True, until=now)
             job.orders = Orders(anyio.Event(), anyio.Event())
             tasks.start_soon(self._run, path, entry, job, job.orders)
 
@@ -230,10 +238,10 @@ class Keeper:
             job.told.add(mark)
             self._parts.say(event, name, text)
 
-    def _settle(self, path: Path, entry: Entry, job: _Standing, *, opened: bool) -> None:
-        """All times up to now are dealt with."""
+    def _settle(self, path: Path, entry: Entry, job: _Standing, *, opened: bool, until: datetime) -> None:
+        """All times up to then are dealt with."""
         due = job.due or job.memo.seen
-        job.memo = replace(job.memo, seen=entry.times.last(due, self._parts.clock()) or due, open=opened)
+        job.memo = replace(job.memo, seen=entry.times.last(due, until) or due, open=opened)
         job.due = job.coming = None
         self._memory.put(path, job.memo)
 
@@ -248,7 +256,9 @@ class Keeper:
             text = f"ended with {ended.status}: {meaning(ended.status)}{slow}"
         seconds = (self._parts.clock() - began).total_seconds()
         self._parts.say("end", entry.name, f"{text}; {span(seconds)}", status=ended.status, seconds=round(seconds, 1))
-        job.orders = None
+        if job.untold is not None:
+            self._parts.say("skip", entry.name, f"skipped {entry.shown(*job.untold)}, too: its earlier run still went")
+        job.orders = job.untold = None
         job.told.clear()
         job.memo = replace(job.memo, open=orders.stop.is_set() and (ended.status < 0 or ended.status in _CUT))
         self._memory.put(path, job.memo)

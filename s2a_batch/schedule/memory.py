@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SCHEMA: Final = 1
+_FIRST_YEAR: Final = 1970
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Memory:
             return
         except OSError as error:
             raise JobError(f"{self.path}: cannot be read ({error.strerror}); give --state FILE") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             aside = self.path.with_name(self.path.name + ".damaged")
             with contextlib.suppress(OSError):
                 self.path.replace(aside)
@@ -129,6 +130,8 @@ def _parse(text: bytes) -> dict[str, Memo]:
         raise ValueError(table["schema"])
     found = {}
     for path, memo in table["jobs"].items():
-        seen = datetime.fromisoformat(memo["seen"])
-        found[path] = Memo(str(memo["rule"]), seen.astimezone(UTC), memo["open"] is True)
+        seen = datetime.fromisoformat(memo["seen"]).astimezone(UTC)
+        if seen.year < _FIRST_YEAR:
+            raise ValueError(seen)
+        found[path] = Memo(str(memo["rule"]), seen, memo["open"] is True)
     return found

@@ -1,24 +1,37 @@
 """A job as a systemd service and timer.
 
-Invariant: a path stands as systemd reads it: `%` is a specifier, `$` a variable, quotes only where it takes them.
+Invariant: a path stands as systemd reads it: `%` is a specifier, `$` a variable, quotes only where it takes them; one
+that it would misread is refused.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch.schedule.units import days, left_out, seconds
+from s2a_batch.errors import JobError
+from s2a_batch.schedule.units import comes_twice, days, left_out, listed, seconds
 
 if TYPE_CHECKING:
     from s2a_batch.cron import Cron
     from s2a_batch.schedule.units import Unit
 
+_NO_PROGRAM: Final = re.compile(r"[\"'\\]")
 _WEEKDAYS: Final = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
 
 def files(unit: Unit) -> dict[str, str]:
     """The service and its timer by file name."""
+    _check(unit)
     return {f"{unit.name}.service": _service(unit), f"{unit.name}.timer": _timer(unit)}
+
+
+def _check(unit: Unit) -> None:
+    if _NO_PROGRAM.search(str(unit.python)):
+        raise JobError(f"{unit.python}: systemd runs no program with a quote or a backslash in its path")
+    for place in (str(unit.folder), unit.file.name):
+        if place.endswith(("\\", " ")):
+            raise JobError(f"{place!r}: systemd misreads a path that ends in a backslash or a space")
 
 
 def _service(unit: Unit) -> str:
@@ -70,7 +83,7 @@ def _timer(unit: Unit) -> str:
 Description=When to run {_plain(unit.file.name)}: {_plain(schedule.cron or "")} {schedule.timezone}
 
 [Timer]
-{left_out(unit, "systemd")}{calendar}
+{left_out(unit, "systemd")}{comes_twice(unit, "systemd")}{calendar}
 AccuracySec=1s
 RandomizedDelaySec={seconds(schedule.jitter_s)}
 {grace if schedule.misfire == "run" else ""}Persistent={"true" if schedule.misfire == "run" else "false"}
@@ -82,17 +95,13 @@ WantedBy=timers.target
 
 def calendars(cron: Cron, zone: str) -> list[str]:
     """The times as systemd's calendar events; more than one where a day or a weekday will do."""
-    clock = f"{_listed(cron.hours, 24)}:{_listed(cron.minutes, 60)}:00"
+    clock = f"{listed(cron.hours, 24, 2)}:{listed(cron.minutes, 60, 2)}:00"
     found = []
     for in_month, in_week in days(cron):
         weekdays = "" if in_week is None else ",".join(_WEEKDAYS[n] for n in in_week) + " "
-        date = f"*-{_listed(cron.months, 12)}-{'*' if in_month is None else _listed(in_month, 31)}"
+        date = f"*-{listed(cron.months, 12, 2)}-{'*' if in_month is None else listed(in_month, 31, 2)}"
         found.append(f"{weekdays}{date} {clock} {zone}")
     return found
-
-
-def _listed(values: tuple[int, ...], whole: int) -> str:
-    return "*" if len(values) == whole else ",".join(f"{value:02}" for value in values)
 
 
 def _plain(text: str) -> str:
