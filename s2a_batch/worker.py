@@ -26,7 +26,7 @@ from s2a_batch.ledger import Ledger
 from s2a_batch.live import Finished, Live
 from s2a_batch.records import Known, Waiting
 from s2a_batch.report import Tally
-from s2a_batch.resume import Resume, check_paths, retried
+from s2a_batch.resume import Resume, check_paths, refuse_own, retried
 from s2a_batch.rewrites import FinishedRewrites
 from s2a_batch.rundir import DEAD_LETTERS, MANIFEST, RESULTS, REWRITES, RunDirectory
 from s2a_batch.setup import check_setup
@@ -157,6 +157,8 @@ class _Worker:
         """The input's records that have no result yet, counted as they are read."""
         with suppress(Drained):
             found = await inputs.find(self._job.input, self._drain)
+            # A link may have come since the set-up was checked.
+            await anyio.to_thread.run_sync(refuse_own, self._job, found.parts)
             self._tally.total_bytes = found.size_bytes
             keys, reached = self._resume.keys, self._tally.reached
             reading = source.records(found, self._job.fields, keys, reached=reached)

@@ -80,7 +80,7 @@ def test_lines_before_rubbish_are_read_and_then_the_rubbish_is_named(tmp_path: P
     content = b"".join(ask(f"{n}?") + b"\n" for n in range(50))
     packed = gzip.compress(content) if suffix == ".gz" else zstandard.compress(content)
     found = Found()
-    with pytest.raises(InputError, match="damaged .*; lines just before it may be pending too"):
+    with pytest.raises(InputError, match=r"damaged .*; lines just before it may be pending too"):
         collect(given_bytes(tmp_path, packed + b"rubbish", "in.jsonl" + suffix), found)
     assert [record.input_json for record in found] == [ask(f"{n}?") for n in range(50)]
 
