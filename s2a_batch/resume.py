@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from s2a_batch import __version__, inputs, prompts, rundir
 from s2a_batch.account import Summary, Totals
 from s2a_batch.answers import answer_model
-from s2a_batch.errors import TRANSIENT, FailureKind, JobError, OutputError
+from s2a_batch.errors import TRANSIENT, UNCHANGING, FailureKind, JobError, OutputError
 from s2a_batch.inputs import inputnames
 from s2a_batch.job import changes, fingerprint
 from s2a_batch.linefiles import DamagedLineError
@@ -36,6 +36,7 @@ Settings: TypeAlias = "dict[str, JsonValue]"
 """What can change a result, flat: `rewrite.model`, `answer.type`, .."""
 
 _ANSWER: Final = "answer."
+_KINDS: Final[frozenset[FailureKind]] = frozenset(get_args(FailureKind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +160,10 @@ class Resume:
 
 def retried(job: Job, options: Options) -> frozenset[FailureKind] | None:
     """Of which kinds the dead letters are that an execution takes up again; None: of all."""
-    if options.retry_failed or job.retry.failed == "all":
+    if options.retry_failed:
         return None
-    return TRANSIENT if job.retry.failed == "transient" else frozenset()
+    kinds = {"never": frozenset[FailureKind](), "transient": TRANSIENT, "all": _KINDS - UNCHANGING}
+    return kinds[job.retry.failed]
 
 
 def check_paths(job: Job) -> None:

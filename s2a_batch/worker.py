@@ -26,7 +26,7 @@ from s2a_batch.ledger import Ledger
 from s2a_batch.live import Finished, Live
 from s2a_batch.records import Known, Waiting
 from s2a_batch.report import Tally
-from s2a_batch.resume import Resume, check_paths, refuse_own, retried
+from s2a_batch.resume import Resume, check_paths, refuse_own
 from s2a_batch.rewrites import FinishedRewrites
 from s2a_batch.rundir import DEAD_LETTERS, MANIFEST, RESULTS, REWRITES, RunDirectory
 from s2a_batch.setup import check_setup
@@ -75,7 +75,7 @@ def run_job(
     with (
         RunDirectory(job.output, say if options.waits else None) as directory,
         KeyIndex() as keys,
-        FinishedRewrites(job, keys, sound_only=retried(job, options) is None) as rewrites,
+        FinishedRewrites(job, keys, sound_only=options.retry_failed or job.retry.failed == "all") as rewrites,
     ):
         worker = _Worker(job, options, Resume(job, options, directory, keys, say), say)
         count = process_count(job)
