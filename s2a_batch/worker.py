@@ -176,6 +176,8 @@ class _Worker:
                         if self._met % self._options.every == 0:
                             self._taken += 1
                             yield record
+                            if found.size_bytes is None and self._taken == self._options.limit:
+                                return  # a pipe may be silent from here on
                     # A budget may have sufficed, which only a record that is still pending disproves.
                     if self._drain.is_set() and (self._signal or not isinstance(self._fault, BudgetError)):
                         return

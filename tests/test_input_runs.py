@@ -147,6 +147,21 @@ def test_a_pipe_is_refused_where_the_input_is_read_twice(folder: Path, upstream:
     assert up.stats().requests == 0
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("source", ["-", "fifo"])
+def test_a_limit_ends_a_run_whose_pipe_falls_silent(
+    folder: Path, upstream: Callable[[Plan], Upstream], source: str, processes: str
+) -> None:
+    """A sample of a stream is there once its records are: the next one may come tomorrow."""
+    os.mkfifo(folder / "fifo")
+    pipe = os.open(folder / "fifo", os.O_RDWR)
+    os.write(pipe, (line(1) + line(2)).encode())
+    argv = (*command(source, upstream({})), "--limit", "2", "--processes", processes)
+    done = run(folder, *argv, stdin=folder / "fifo" if source == "-" else None, within_s=20)
+    os.close(pipe)
+    assert (done.status, len(read_lines(folder / "out" / RESULTS))) == (0, 2)
+
+
 @pytest.mark.parametrize("source", ["fifo.jsonl", ".", "f*.jsonl"])
 def test_a_pipe_that_was_read_is_not_waited_for_a_second_time(
     folder: Path, upstream: Callable[[Plan], Upstream], source: str
