@@ -77,6 +77,11 @@ TRANSIENT: Final[frozenset[FailureKind]] = frozenset(
 )
 """Reasons that lie with the endpoint and may be gone another night."""
 
+UNCHANGING: Final[frozenset[FailureKind]] = frozenset(
+    {"bad_json", "not_utf8", "not_an_object", "line_too_long", "cut_line"}
+)
+"""Reasons that lie with the line itself, by which it is known: the same line would only fail once more."""
+
 
 class S2AError(Exception):
     """Root of all errors of this package."""

@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from s2a_batch import __version__, inputs, prompts, rundir
 from s2a_batch.account import Summary, Totals
 from s2a_batch.answers import answer_model
-from s2a_batch.errors import TRANSIENT, FailureKind, JobError, OutputError
+from s2a_batch.errors import TRANSIENT, UNCHANGING, FailureKind, JobError, OutputError
 from s2a_batch.inputs import inputnames
 from s2a_batch.job import changes, fingerprint
 from s2a_batch.linefiles import DamagedLineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
     from pydantic import JsonValue
 
+    from s2a_batch.inputs import Part
     from s2a_batch.job import Job
     from s2a_batch.keys import KeyIndex
     from s2a_batch.rundir import RunDirectory
@@ -34,6 +36,7 @@ Settings: TypeAlias = "dict[str, JsonValue]"
 """What can change a result, flat: `rewrite.model`, `answer.type`, .."""
 
 _ANSWER: Final = "answer."
+_KINDS: Final[frozenset[FailureKind]] = frozenset(get_args(FailureKind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +148,10 @@ class Resume:
 
 def retried(job: Job, options: Options) -> frozenset[FailureKind] | None:
     """Of which kinds the dead letters are that an execution takes up again; None: of all."""
-    if options.retry_failed or job.retry.failed == "all":
+    if options.retry_failed:
         return None
-    return TRANSIENT if job.retry.failed == "transient" else frozenset()
+    kinds = {"never": frozenset[FailureKind](), "transient": TRANSIENT, "all": _KINDS - UNCHANGING}
+    return kinds[job.retry.failed]
 
 
 def check_changes(job: Job, options: Options) -> None:
@@ -177,9 +181,22 @@ def check_paths(job: Job) -> None:
         if job.rewrites is not None and job.rewrites.resolve() == job.output.resolve():
             raise JobError(f"rewrites = '{job.rewrites}' is this run itself, which uses its own anyway; leave it out")
         lent_rewrites(job)
-        inputs.check(job.input)
+        refuse_own(job, inputs.check(job.input))
     except (OSError, ValueError) as error:
         raise JobError(f"{inputnames.told(job.input)}: no usable path: {error}") from None
+
+
+def refuse_own(job: Job, parts: Iterable[Part]) -> None:
+    """Raise `JobError` where one of these is a file of the run's, under whatever name a link gives it."""
+    folders = (job.output, *job.output.glob("old-[0-9]*"))
+    own = dict[tuple[int, int], Path]()
+    for path in (path for folder in folders for path in rundir.files_of(folder)):
+        with suppress(FileNotFoundError):  # another run may hold the directory
+            found = path.stat()
+            own[found.st_dev, found.st_ino] = path
+    for part in parts:
+        if part.inode is not None and part.inode in own:
+            raise JobError(f"{part.name}: is {own[part.inode]}, and a run cannot read what it writes")
 
 
 def lent_rewrites(job: Job) -> Path | None:

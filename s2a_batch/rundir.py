@@ -159,7 +159,7 @@ class RunDirectory:
 
     def set_all_aside(self) -> str | None:
         """Start anew in the same place: all files of the run move into a subdirectory `old-N`; returns its name."""
-        if not self._files():
+        if not files_of(self.path):
             return None
         aside = self._free("old-{}")
         aside.with_name(aside.name + HALF).mkdir(mode=0o700)
@@ -172,19 +172,13 @@ class RunDirectory:
         """Move what `set_all_aside` was killed before it could move; None when it was not."""
         for half in self.path.glob(f"old-[0-9]*{HALF}"):
             (self.path / _SYNCED).unlink(missing_ok=True)
-            for path in self._files():
+            for path in files_of(self.path):
                 path.rename(half / path.name)
             aside = half.rename(half.with_suffix(""))
             linefiles.sync(aside)
             linefiles.sync(self.path)
             return aside.name
         return None
-
-    def _files(self) -> list[Path]:
-        """All files of the run, `run.json` first; not the lock, nor what was set aside before."""
-        names = (MANIFEST, *LINE_FILES, DAMAGED, *(name + NEW for name in (MANIFEST, *LINE_FILES)))
-        found = [self.path / name for name in names]
-        return [*(path for path in found if path.exists()), *sorted(self.path.glob("dead_letters.[0-9]*.jsonl"))]
 
     def fingerprints(self) -> set[JsonValue]:
         """Of which settings the lines are, by the first whole one of each file."""
@@ -220,6 +214,13 @@ class RunDirectory:
                 raise JobError(f"{path}: cannot be read: {error.strerror}") from None
             if not ours:
                 raise JobError(f"{path}: not written by s2a-batch; choose another output directory")
+
+
+def files_of(directory: Path) -> list[Path]:
+    """All files of a run, `run.json` first; not the lock, nor the folders with what was set aside before."""
+    names = (MANIFEST, *LINE_FILES, DAMAGED, *(name + NEW for name in (MANIFEST, *LINE_FILES)))
+    found = [directory / name for name in names]
+    return [*(path for path in found if path.exists()), *sorted(directory.glob("dead_letters.[0-9]*.jsonl"))]
 
 
 def staying(directory: Path, kinds: Collection[FailureKind] | None) -> Iterator[bytes]:

@@ -26,7 +26,7 @@ from s2a_batch.ledger import Ledger
 from s2a_batch.live import Finished, Live
 from s2a_batch.records import Known, Waiting
 from s2a_batch.report import Tally
-from s2a_batch.resume import Resume, check_paths, retried
+from s2a_batch.resume import Resume, check_paths, refuse_own
 from s2a_batch.rewrites import FinishedRewrites
 from s2a_batch.rundir import DEAD_LETTERS, MANIFEST, RESULTS, REWRITES, RunDirectory
 from s2a_batch.setup import check_setup
@@ -76,7 +76,7 @@ def run_job(  # noqa: PLR0913  what it is told, and whom it tells
     with (
         RunDirectory(job.output, say if options.waits else None) as directory,
         KeyIndex() as keys,
-        FinishedRewrites(job, keys, sound_only=retried(job, options) is None) as rewrites,
+        FinishedRewrites(job, keys, sound_only=options.retry_failed or job.retry.failed == "all") as rewrites,
     ):
         worker = _Worker(job, options, Resume(job, options, directory, keys, say), say, say_change or say)
         count = process_count(job)
@@ -166,6 +166,8 @@ class _Worker:
         """The input's records that have no result yet, counted as they are read."""
         with suppress(Drained):
             found = await inputs.find(self._job.input, self._drain)
+            # A link may have come since the set-up was checked.
+            await anyio.to_thread.run_sync(refuse_own, self._job, found.parts)
             self._tally.total_bytes = found.size_bytes
             keys, reached = self._resume.keys, self._tally.reached
             reading = source.records(found, self._job.fields, keys, reached=reached)
@@ -183,6 +185,8 @@ class _Worker:
                         if self._met % self._options.every == 0:
                             self._taken += 1
                             yield record
+                            if found.size_bytes is None and self._taken == self._options.limit:
+                                return  # a pipe may be silent from here on
                     # A budget may have sufficed, which only a record that is still pending disproves.
                     if self._drain.is_set() and (self._signal or not isinstance(self._fault, BudgetError)):
                         return

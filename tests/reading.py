@@ -43,7 +43,9 @@ def collect(path: Path, found: Found, fields: Fields | None = None, limit: int =
     async def all_of() -> None:
         with KeyIndex() as keys:
             async with aclosing(source.records(path, fields or Fields(), keys, max_line_bytes=limit)) as records:
-                found.extend([record async for record in records if isinstance(record, Record | BadLine)])
+                async for record in records:
+                    if isinstance(record, Record | BadLine):
+                        found.append(record)
 
     asyncio.run(all_of())
 

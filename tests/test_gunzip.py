@@ -30,7 +30,7 @@ def test_half_a_line_at_the_end_of_a_packed_file_is_lost(tmp_path: Path, suffix:
 def test_gzip_of_several_members_is_read_to_its_end(tmp_path: Path) -> None:
     """`cat a.gz b.gz` is a legal file, also padded with zeros as tapes and disks do; half of it must not vanish."""
     members = [gzip.compress(ask(str(n)) + b"\n") for n in range(3)]
-    for between in (b"", b"\0", b"\0" * 700):
+    for between in (b"", b"\0", b"\0" * 700, b"\0" * (3 * BLOCK)):
         found = read(given_bytes(tmp_path, between.join(members) + between, "in.jsonl.gz"))
         assert [record.prompt for record in found if isinstance(record, Record)] == ["0", "1", "2"]
 
@@ -64,6 +64,25 @@ def test_damaged_gzip_is_never_taken_for_a_whole_file(tmp_path: Path) -> None:
         damaged[place] ^= 0xFF
         with pytest.raises(InputError, match="damaged gzip data"):
             read(given_bytes(tmp_path, bytes(damaged), "in.jsonl.gz"))
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1, 10])
+def test_padding_may_end_anywhere_in_a_block(tmp_path: Path, over: int) -> None:
+    """A padded file is whole: called damaged for where a block ends, it would stop the same run every night."""
+    packed = gzip.compress(ask("why?"))
+    (record,) = read(given_bytes(tmp_path, packed.ljust(BLOCK + over, b"\0"), "in.jsonl.gz"))
+    assert record.input_json == ask("why?")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_lines_before_rubbish_are_read_and_then_the_rubbish_is_named(tmp_path: Path, suffix: str) -> None:
+    """What is whole is answered tonight; only what nobody can read stays for who mends the file."""
+    content = b"".join(ask(f"{n}?") + b"\n" for n in range(50))
+    packed = gzip.compress(content) if suffix == ".gz" else zstandard.compress(content)
+    found = Found()
+    with pytest.raises(InputError, match=r"damaged .*; lines just before it may be pending too"):
+        collect(given_bytes(tmp_path, packed + b"rubbish", "in.jsonl" + suffix), found)
+    assert [record.input_json for record in found] == [ask(f"{n}?") for n in range(50)]
 
 
 def test_plain_text_under_the_name_of_gzip_is_refused(tmp_path: Path) -> None:

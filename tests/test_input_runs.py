@@ -147,6 +147,39 @@ def test_a_pipe_is_refused_where_the_input_is_read_twice(folder: Path, upstream:
     assert up.stats().requests == 0
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("source", ["-", "fifo"])
+def test_a_limit_ends_a_run_whose_pipe_falls_silent(
+    folder: Path, upstream: Callable[[Plan], Upstream], source: str, processes: str
+) -> None:
+    """A sample of a stream is there once its records are: the next one may come tomorrow."""
+    os.mkfifo(folder / "fifo")
+    pipe = os.open(folder / "fifo", os.O_RDWR)
+    os.write(pipe, (line(1) + line(2)).encode())
+    argv = (*command(source, upstream({})), "--limit", "2", "--processes", processes)
+    done = run(folder, *argv, stdin=folder / "fifo" if source == "-" else None, within_s=20)
+    os.close(pipe)
+    assert (done.status, len(read_lines(folder / "out" / RESULTS))) == (0, 2)
+
+
+@pytest.mark.parametrize("source", ["fifo.jsonl", ".", "f*.jsonl"])
+def test_a_pipe_that_was_read_is_not_waited_for_a_second_time(
+    folder: Path, upstream: Callable[[Plan], Upstream], source: str
+) -> None:
+    """Nobody writes into it any more: who asks for the proof of a run must not sit before a silent screen."""
+    (folder / "in.jsonl").unlink()
+    os.mkfifo(folder / "fifo.jsonl")
+    up, pipe = upstream({}), os.open(folder / "fifo.jsonl", os.O_RDWR)
+    os.write(pipe, line(1).encode())
+    with running(folder, *command(source, up)) as program:
+        up.wait_until(lambda stats: stats.answered >= 2)
+        os.close(pipe)
+        assert program.wait(20).status == 0
+    for argv in (("verify", "out"), ("export", "out", "-o", "-")):
+        done = run(folder, *argv, within_s=20)
+        assert (done.status, f"the run read a pipe, {source}; give it" in done.err) == (2, True), done.err
+
+
 def test_a_terminal_is_no_input(folder: Path, upstream: Callable[[Plan], Upstream]) -> None:
     """A run that waits for someone to type JSON looks as if it hung."""
     ours, theirs = pty.openpty()
@@ -190,6 +223,53 @@ def test_a_run_never_reads_what_it_writes(folder: Path, upstream: Callable[[Plan
     done = run(folder, *command(source, up))
     assert (done.status, up.stats().requests) == (2, 0)
     assert "a run cannot read what it writes" in done.err
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "folder", "aside", "old", "stdin"])
+def test_a_run_knows_what_it_writes_under_every_name(
+    folder: Path, upstream: Callable[[Plan], Upstream], kind: str
+) -> None:
+    """A dead letter that is read becomes the next dead letter, until the disk is full."""
+    up = upstream({"rules": [{"when": {}, "replies": [{"status": 400}]}]})
+    assert run(folder, *command("in.jsonl", up)).status == 1
+    assert run(folder, *command("in.jsonl", up), "--retry-failed").status == 1
+    up.reset_stats()
+    drop, own, out = folder / "drop", folder / "out" / DEAD_LETTERS, folder / "out"
+    drop.mkdir()
+    (drop / "a.jsonl").write_text(line(7))
+    source = "drop"
+    match kind:
+        case "link":
+            (drop / "z.jsonl").symlink_to(own)
+        case "hard link":
+            (drop / "z.jsonl").hardlink_to(own)
+        case "folder":
+            (drop / "day").symlink_to(out)
+            source = "drop/**/*.jsonl"
+        case "aside":
+            source = "out/dead_letters.[0-9].jsonl"
+        case "old":
+            assert run(folder, *command("in.jsonl", up), "--fresh").status == 1
+            (drop / "z.jsonl").symlink_to(out / "old-1" / DEAD_LETTERS)
+            up.reset_stats()
+        case _:
+            source = "-"
+    done = run(folder, *command(source, up), stdin=own if source == "-" else None)
+    assert (done.status, up.stats().requests) == (2, 0), done.err
+    assert "a run cannot read what it writes" in done.err
+
+
+def test_a_link_to_what_the_run_has_only_just_made_is_refused_too(
+    folder: Path, upstream: Callable[[Plan], Upstream]
+) -> None:
+    """Before the first run there was nothing behind the link that a look ahead could have met."""
+    up = upstream({})
+    (folder / "drop").mkdir()
+    (folder / "drop" / "a.jsonl").write_text(line(7))
+    (folder / "drop" / "day").symlink_to(folder / "out")
+    done = run(folder, *command("drop/**/*.json*", up))
+    assert (done.status, up.stats().requests) == (2, 0)
+    assert "drop/day/run.json: is out/run.json, and a run cannot read what it writes" in done.err
 
 
 def test_an_export_into_the_directory_that_is_read_is_refused(

@@ -70,3 +70,18 @@ def test_a_server_that_nobody_reaches_is_one_all_the_same(tmp_path: Path) -> Non
     command = (*RUN, "--base-url", "http://127.0.0.1:1/v1", "--set", "retry.failed=transient", *ONCE)
     assert run(tmp_path, *command).status == 3
     assert not read_lines(tmp_path / "out" / "dead_letters.jsonl")
+
+
+def test_a_line_that_cannot_change_is_taken_up_by_hand_alone(tmp_path: Path) -> None:
+    """It is known by its bytes: taken up night after night, it would only leave one more file of dead letters each."""
+    write_input(tmp_path / "in.jsonl", range(2))
+    with (tmp_path / "in.jsonl").open("ab") as file:
+        file.write(b'no JSON\n[1]\n"\xff"\n')
+    with Upstream({}) as upstream:
+        command = (*RUN, "--base-url", upstream.base_url, "--set", "retry.failed=all")
+        for _ in range(3):
+            assert run(tmp_path, *command).status == 1
+        assert not list((tmp_path / "out").glob("dead_letters.[0-9].jsonl"))
+        assert "0 pending" in run(tmp_path, *command, "--dry-run").out
+        assert run(tmp_path, *command, "--retry-failed").status == 1
+    assert len(read_lines(tmp_path / "out" / "dead_letters.1.jsonl")) == 3

@@ -105,6 +105,15 @@ def test_a_prefix_and_a_pattern_are_the_objects_below_them_in_order(store: Store
     assert read(f"s3://{BUCKET}/not-yet/") == []
 
 
+def test_an_object_whose_name_looks_like_a_pattern_is_that_object(store: Store) -> None:
+    """`answers[1].jsonl` is uploaded as it was downloaded; a pattern that matches no name would refuse it."""
+    store.put("signs/in[1].jsonl", line(1))
+    assert [(record.file, record.id_json) for record in read(f"s3://{BUCKET}/signs/in[1].jsonl")] == [(None, b"1")]
+    store.put("signs/in1.jsonl", line(2))
+    assert [record.id_json for record in read(f"s3://{BUCKET}/signs/in[1].jsonl")] == [b"1"]
+    assert [record.file for record in read(f"s3://{BUCKET}/signs/in[12].jsonl")] == ["in1.jsonl"]
+
+
 def test_what_comes_between_two_looks_is_seen(store: Store) -> None:
     """A scheduler lives for weeks: a listing that is remembered would never show it the next day's object."""
     store.put("grows/a.jsonl", line(1))

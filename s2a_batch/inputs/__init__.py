@@ -7,7 +7,6 @@ read; a pipe that is silent and a store that hangs end no later than the run dra
 from __future__ import annotations
 
 import errno
-import glob
 import os
 import stat
 from contextlib import suppress
@@ -48,6 +47,8 @@ class Part:
         may_grow: Half a line at its end may still be written to.
         read: Begins to read its bytes.
         place: Where it is, if in a store: what its name shows of a URL may be that of another too.
+        inode: Device and number, if it is a file here: it may have many names.
+        listed: Nobody named it: it is one of those that a pattern, a directory or a prefix stands for.
     """
 
     name: str
@@ -57,6 +58,8 @@ class Part:
     may_grow: bool
     read: Callable[[], AsyncGenerator[bytes]] = field(repr=False)
     place: str | None = field(default=None, repr=False)
+    inode: tuple[int, int] | None = field(default=None, repr=False)
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +75,15 @@ class Found:
         return None if None in sizes else sum(size or 0 for size in sizes) or None
 
 
-def check(names: Sequence[str]) -> None:
-    """Raise `JobError` where it shows without a look at contents or stores that an input cannot be read."""
+def check(names: Sequence[str]) -> list[Part]:
+    """The files here, in no store; `JobError` where it shows without a look at contents that one cannot be read."""
+    parts: list[Part] = []
     for name in names:
         if stores.is_url(name):
             stores.check(name)
         else:
-            _local(name, None)
+            parts += _local(name, None)
+    return parts
 
 
 async def find(given: Given, drain: anyio.Event | None = None) -> Found:
@@ -100,14 +105,23 @@ async def find(given: Given, drain: anyio.Event | None = None) -> Found:
             parts += [_stored(found, drain) for found in await stores.find(name, inputnames.is_wanted, drain)]
         else:
             parts += await anyio.to_thread.run_sync(partial(_local, name, drain, literal=literal))
-    one = literal or (len(names) == 1 and not inputnames.is_many(names[0]))
+    one = len(names) == 1 and not any(part.listed for part in parts)
     return Found(await anyio.to_thread.run_sync(_labelled, parts, one))
 
 
 def _stored(found: stores.Stored, drain: anyio.Event | None) -> Part:
     ending = Path(found.name.partition("?")[0]).suffix
     read = partial(stores.read, found, drain)
-    return Part(found.name, found.label, ending, found.size_bytes, may_grow=False, read=read, place=found.place)
+    return Part(
+        found.name,
+        found.label,
+        ending,
+        found.size_bytes,
+        may_grow=False,
+        read=read,
+        place=found.place,
+        listed=found.listed,
+    )
 
 
 def _labelled(parts: list[Part], one: bool) -> tuple[Part, ...]:  # noqa: FBT001  anyio calls by place
@@ -133,16 +147,13 @@ def _local(name: str, drain: anyio.Event | None, *, literal: bool = False) -> li
         return [_stdin(drain)]
     path = Path(name)
     try:
-        if not literal and inputnames.is_pattern(name):
-            matches = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207  the pattern may be absolute
-            matches = [match for match in matches if not match.endswith("/")]  # a file as a folder: `a.jsonl/**`
-            if not matches:
-                raise JobError(f"{name}: no file matches; hint: a directory may be empty, a pattern may not")
-            return _those_there([(Path(match), match[len(inputnames.fixed(name)) :]) for match in matches], drain)
-        if not literal and path.is_dir():
-            names = sorted(entry.name for entry in os.scandir(path) if inputnames.is_wanted(entry.name))
-            return _those_there([(path / name, name) for name in names], drain)
-        return [_file(path, path.name, drain)]
+        is_pattern = not literal and inputnames.is_pattern(name)
+        if not is_pattern and (literal or not path.is_dir()):
+            return [_file(path, path.name, drain)]
+        entries = inputnames.entries(name)
+        if is_pattern and not entries:
+            raise JobError(f"{name}: no file matches; hint: a directory may be empty, a pattern may not")
+        return _those_there(entries, drain)
     except (OSError, ValueError) as error:
         place = (error.filename or name) if isinstance(error, OSError) else name
         why = error.strerror if isinstance(error, OSError) else str(error)
@@ -155,7 +166,7 @@ def _those_there(entries: list[tuple[Path, str]], drain: anyio.Event | None) -> 
     for path, label in entries:
         try:
             if not path.is_dir():
-                found.append(_file(path, label, drain))
+                found.append(replace(_file(path, label, drain), listed=True))
         except FileNotFoundError:
             if path.is_symlink():
                 raise
@@ -169,8 +180,15 @@ def _file(path: Path, label: str, drain: anyio.Event | None) -> Part:
     if stat.S_ISFIFO(found.st_mode):
         return Part(str(path), label, path.suffix, None, may_grow=False, read=partial(_read_fifo, path, drain))
     is_regular, packed = stat.S_ISREG(found.st_mode), path.suffix in (".gz", ".zst")
-    size = found.st_size if is_regular else None
-    return Part(str(path), label, path.suffix, size, may_grow=is_regular and not packed, read=partial(_read_file, path))
+    return Part(
+        str(path),
+        label,
+        path.suffix,
+        found.st_size if is_regular else None,
+        may_grow=is_regular and not packed,
+        read=partial(_read_file, path),
+        inode=(found.st_dev, found.st_ino),
+    )
 
 
 def _stdin(drain: anyio.Event | None) -> Part:
@@ -181,7 +199,8 @@ def _stdin(drain: anyio.Event | None) -> Part:
     if stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode):
         read = partial(_read_stdin, drain)
     size = found.st_size if stat.S_ISREG(found.st_mode) else None
-    return Part("standard input", inputnames.STDIN, "", size, may_grow=False, read=read)
+    inode = (found.st_dev, found.st_ino)
+    return Part("standard input", inputnames.STDIN, "", size, may_grow=False, read=read, inode=inode)
 
 
 async def _read_file(path: Path | int) -> AsyncGenerator[bytes]:

@@ -22,7 +22,6 @@ class Gunzip:
     def __init__(self, name: str) -> None:
         self._name = name
         self._member = zlib.decompressobj(wbits=31)
-        self._started = False
         self._fed = False
 
     def feed(self, block: bytes) -> Iterator[tuple[bytes, int]]:
@@ -33,17 +32,19 @@ class Gunzip:
         try:
             while block:
                 if self._member.eof:
-                    block = block.lstrip(b"\0")  # padding between members is legal
-                    self._member, self._started = zlib.decompressobj(wbits=31), False
+                    block = block.lstrip(b"\0")  # padding between members is legal, over many blocks too
+                    if block:
+                        self._member = zlib.decompressobj(wbits=31)
                     continue
-                self._started = True
                 text = self._member.decompress(block, _MOST_BYTES)
                 block = self._member.unconsumed_tail or self._member.unused_data
                 yield text, len(block)
         except zlib.error as error:
-            raise InputError(f"{self._name}: damaged gzip data ({error}); complete lines before it were read") from None
+            raise InputError(
+                f"{self._name}: damaged gzip data ({error}); lines just before it may be pending too"
+            ) from None
 
     def end(self) -> None:
         """Raise if the stream is cut."""
-        if not self._fed or (self._started and not self._member.eof):
+        if not self._member.eof:
             raise InputError(f"{self._name}: the gzip file is cut short; complete lines before the cut were read")

@@ -1,10 +1,11 @@
-"""What the names of an input stand for, without a look into any file: paths, patterns, directories, URLs, a pipe.
+"""What the names of an input stand for, without a look into any file: paths, patterns, directories, URLs, pipes.
 
 Invariant: a name that exists is that file, whatever signs it holds; only else it may be a pattern.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from fnmatch import translate
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 STDIN: Final = "-"
 _ENDINGS: Final = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-_MAGIC: Final = re.compile(r"[*?\[]")
 
 
 def told(names: Sequence[str]) -> str:
@@ -50,8 +50,9 @@ def recorded(job: Mapping[str, JsonValue], directory: Path, how: str) -> tuple[s
     if not names:
         raise JobError(f"{directory}: run.json names no input; give it: {how}")
     for name in names:
-        if name == STDIN:
-            raise JobError(f"{directory}: the run read standard input; give it: {how}")
+        if _flows(name):
+            what = "standard input" if name == STDIN else f"a pipe, {name}"
+            raise JobError(f"{directory}: the run read {what}; give it: {how}")
         if not stores.is_url(name) and not is_pattern(name) and not Path(name).exists():
             raise JobError(f"{name}: the input that run.json names is not there; give it: {how}")
     return names
@@ -60,20 +61,23 @@ def recorded(job: Mapping[str, JsonValue], directory: Path, how: str) -> tuple[s
 def check_lasting(names: Sequence[str], why: str) -> None:
     """Raise `JobError` where one cannot be read more than once: a pipe, or whatever else flows."""
     for name in names:
-        if stores.is_url(name) or is_pattern(name):
-            continue
-        if name == STDIN or (Path(name).exists() and not (Path(name).is_file() or Path(name).is_dir())):
+        if _flows(name):
             raise JobError(f"{name}: a pipe; {why}: write it to a file first")
 
 
-def is_many(name: str) -> bool:
-    """Whether it stands for whatever is there, be it one file or none: a directory, a pattern, a prefix."""
-    return stores.is_many(name) if stores.is_url(name) else Path(name).is_dir() or is_pattern(name)
+def _flows(name: str) -> bool:
+    """Whether a part of it is a pipe, or whatever else can be read once and may be silent for ever."""
+    if name == STDIN or stores.is_url(name):
+        return name == STDIN
+    try:
+        return any(path.exists() and not (path.is_file() or path.is_dir()) for path, _ in entries(name))
+    except OSError:
+        return False  # whoever reads it says so
 
 
 def is_pattern(name: str) -> bool:
     """Whether it is to be matched against what is there."""
-    return _MAGIC.search(name) is not None and not os.path.lexists(name)
+    return stores.MAGIC.search(name) is not None and not os.path.lexists(name)
 
 
 def is_wanted(name: str) -> bool:
@@ -81,10 +85,16 @@ def is_wanted(name: str) -> bool:
     return name.endswith(_ENDINGS) and not name.startswith(".")
 
 
-def fixed(pattern: str) -> str:
-    """The part of a pattern before its first wildcard, up to a slash."""
-    magic = _MAGIC.search(pattern)
-    return pattern[: pattern.rfind("/", 0, magic.start()) + 1] if magic else pattern
+def entries(name: str) -> list[tuple[Path, str]]:
+    """The paths that a name of no URL stands for now, in their order, and how results call each."""
+    if is_pattern(name):
+        matches = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207  the pattern may be absolute
+        start = len(stores.fixed(name))
+        return [(Path(match), match[start:]) for match in matches if not match.endswith("/")]  # not `a.jsonl/**`
+    path = Path(name)
+    if path.is_dir():
+        return [(path / found, found) for found in sorted(entry.name for entry in os.scandir(path)) if is_wanted(found)]
+    return [(path, path.name)]
 
 
 def reading(names: Sequence[str], paths: Sequence[Path]) -> str | None:
@@ -96,9 +106,9 @@ def _reads(name: str, path: Path) -> bool:
     if name == STDIN or stores.is_url(name):
         return False
     if is_pattern(name):
-        below = Path(fixed(name)).resolve()
+        below = Path(stores.fixed(name)).resolve()
         rest = path.relative_to(below) if below in path.parents else None
-        return rest is not None and _as_regex(name[len(fixed(name)) :]).fullmatch(str(rest)) is not None
+        return rest is not None and _as_regex(name[len(stores.fixed(name)) :]).fullmatch(str(rest)) is not None
     place = Path(name).resolve()
     return place == path or (place.is_dir() and place == path.parent and is_wanted(path.name))
 

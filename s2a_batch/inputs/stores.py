@@ -28,7 +28,8 @@ Result = TypeVar("Result")
 _BLOCK_BYTES: Final = 4 << 20  # one request each
 _PIECE_BYTES: Final = 1 << 18
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_MAGIC: Final = re.compile(r"[*?\[]")
+MAGIC: Final = re.compile(r"[*?\[]")
+"""What makes a name a pattern."""
 _MESSAGE_CHARS: Final = 300
 _WEB: Final = ("http", "https")
 
@@ -54,6 +55,7 @@ class _System(Protocol):
     def invalidate_cache(self) -> None: ...
     def info(self, path: str) -> _Row: ...
     def exists(self, path: str) -> bool: ...
+    def isfile(self, path: str) -> bool: ...
     def unstrip_protocol(self, path: str) -> str: ...
 
 
@@ -67,6 +69,7 @@ class Stored:
         size_bytes: None when the store does not tell.
         open: Opens it for reading; blocks.
         place: Its whole URL.
+        listed: Nobody named it: it is one of those that a pattern or a prefix stands for.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Stored:
     size_bytes: int | None
     open: Callable[[], _Open] = field(repr=False)
     place: str = field(default="", repr=False)
+    listed: bool = False
 
 
 def is_url(name: str) -> bool:
@@ -88,8 +92,14 @@ def told(url: str) -> str:
 
 
 def is_many(url: str) -> bool:
-    """Whether a URL stands for whatever is there: a pattern, or a prefix that ends in a slash."""
-    return url.endswith("/") or (urlsplit(url).scheme not in _WEB and _MAGIC.search(url) is not None)
+    """Whether a URL may stand for whatever is there: a pattern, or a prefix that ends in a slash."""
+    return url.endswith("/") or (urlsplit(url).scheme not in _WEB and MAGIC.search(url) is not None)
+
+
+def fixed(pattern: str) -> str:
+    """The part of a pattern before its first wildcard, up to a slash."""
+    magic = MAGIC.search(pattern)
+    return pattern if magic is None else pattern[: pattern.rfind("/", 0, magic.start()) + 1]
 
 
 def check(url: str) -> None:
@@ -125,7 +135,9 @@ def _find(url: str, wanted: Callable[[str], bool]) -> list[Stored]:
 
     system, path = cast("tuple[_System, str]", url_to_fs(url))
     system.invalidate_cache()  # a process that runs job after job would see what was there at first
-    if not is_many(url):
+    # As of files, a name that is there is that object, whatever signs it holds.
+    many = url.endswith("/") or (is_many(url) and not system.isfile(path))
+    if not many:
         rows = [system.info(path)]
         if rows[0].get("type") == "directory":
             raise JobError(f"{told(url)}: no object but a prefix; hint: end it in a slash to read all objects below it")
@@ -135,14 +147,15 @@ def _find(url: str, wanted: Callable[[str], bool]) -> list[Stored]:
         rows = list(system.glob(path, detail=True).values())
         if not rows:
             raise JobError(f"{told(url)}: no object matches")
-    base = _fixed(path) if is_many(url) else posixpath.dirname(told(path).rstrip("/"))
+    base = fixed(path) if many else posixpath.dirname(told(path).rstrip("/"))
     return [
         Stored(
-            name=told(url) if not is_many(url) else told(system.unstrip_protocol(row["name"])),
+            name=told(system.unstrip_protocol(row["name"])) if many else told(url),
             label=told(row["name"]).removeprefix(base).lstrip("/"),
             size_bytes=row.get("size"),
             open=partial(system.open, row["name"], "rb", cache_type="none", block_size=_BLOCK_BYTES),
             place=system.unstrip_protocol(row["name"]),
+            listed=many,
         )
         for row in sorted(rows, key=lambda row: row["name"])
         if row["type"] == "file"
@@ -158,12 +171,6 @@ def _listed(system: _System, path: str) -> list[_Row]:
         if bucket == path.strip("/") or not system.exists(bucket):
             raise
         return []
-
-
-def _fixed(path: str) -> str:
-    """The part of a pattern before its first wildcard, up to a slash."""
-    magic = _MAGIC.search(path)
-    return path if magic is None else path[: path.rfind("/", 0, magic.start()) + 1]
 
 
 async def read(stored: Stored, drain: anyio.Event | None) -> AsyncGenerator[bytes]:

@@ -27,7 +27,6 @@ class Unzstd:
     def __init__(self, name: str) -> None:
         self._name = name
         self._frame = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
-        self._started = False
         self._fed = False
 
     def feed(self, block: bytes) -> Iterator[tuple[bytes, int]]:
@@ -36,21 +35,25 @@ class Unzstd:
             raise JobError(f"{self._name}: no zstd data; hint: drop the ending .zst if it is plain JSON Lines")
         self._fed = True
         pieces, size = list[bytes](), 0
+        fault: InputError | None = None
         for begin in range(0, len(block), _SLICE_BYTES):
-            for text in self._unpacked(block[begin : begin + _SLICE_BYTES]):
-                pieces.append(text)
-                size += len(text)
-            if size >= _PIECE_BYTES:
-                yield b"".join(pieces), max(0, len(block) - begin - _SLICE_BYTES)
+            unused = max(0, len(block) - begin - _SLICE_BYTES)
+            try:
+                for text in self._unpacked(block[begin : begin + _SLICE_BYTES]):
+                    pieces.append(text)
+                    size += len(text)
+            except InputError as error:
+                fault = error
+            if size >= _PIECE_BYTES or (size and (fault or not unused)):
+                yield b"".join(pieces), unused
                 pieces, size = [], 0
-        if size:
-            yield b"".join(pieces), 0
+            if fault is not None:
+                raise fault
 
     def _unpacked(self, packed: bytes) -> Iterator[bytes]:
         while packed:
             if self._frame.eof:
                 self._frame = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES).decompressobj()
-            self._started = True
             try:
                 text = self._frame.decompress(packed)
             except zstandard.ZstdError as error:
@@ -63,9 +66,9 @@ class Unzstd:
         if "too much memory" in said:
             how = f"a window of more than {_WINDOW_BYTES >> 20} MiB; hint: pack it anew without --long and --ultra"
             return InputError(f"{self._name}: unpacking needs {how}")
-        return InputError(f"{self._name}: damaged zstd data ({said}); complete lines before it were read")
+        return InputError(f"{self._name}: damaged zstd data ({said}); lines just before it may be pending too")
 
     def end(self) -> None:
         """Raise if the stream is cut."""
-        if not self._started or not self._frame.eof:
+        if not self._frame.eof:
             raise InputError(f"{self._name}: the zstd file is cut short; complete lines before the cut were read")
