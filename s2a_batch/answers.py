@@ -177,11 +177,16 @@ def _from_class(name: str) -> type[BaseModel]:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise JobError(f"answer.class = '{name}': expected package.module:Model")
-    # A job's module may lie beside the place where the command runs, as with `python -m`.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    here = str(Path.cwd())
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        # A job's module may lie beside the place where the command runs; no other module is looked for there first.
+        sys.path.insert(0, here)
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        finally:
+            sys.path.remove(here)
+            if here not in sys.path:
+                sys.path.append(here)
         if isinstance(found, type) and issubclass(found, BaseModel):
             found.model_json_schema()
     except (Exception, SystemExit) as error:  # noqa: BLE001  a module of somebody else may raise anything while it is imported

@@ -5,6 +5,7 @@
     S2AError
     ├── StopRun            the run ends; its exit status is the class's `exit_status`
     │   ├── JobError           2  the job, a file or a set-up is wrong; nothing was sent
+    │   │   └── GoneError           a file or an object is not there
     │   ├── StoppedEarly       3  the rest stays pending; run the same command again
     │   │   ├── AccountError        key, quota, permission
     │   │   ├── EndpointError       model, path, proxy page, server gone
@@ -97,6 +98,10 @@ class JobError(StopRun):
     """The job file, the command line or the set-up is wrong; nothing was sent."""
 
     exit_status = 2
+
+
+class GoneError(JobError):
+    """A file or an object is not there, or no longer."""
 
 
 class StoppedEarly(StopRun):

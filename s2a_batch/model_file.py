@@ -137,7 +137,7 @@ async def _install_wheel(scratch: Path) -> None:
 def _installer() -> list[str]:
     """The command of the package installer that is there: pip, else uv; `JobError` when there is none."""
     if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
+        return [sys.executable, "-P", "-m", "pip"]  # no module of the directory we are in stands in for pip's
     if uv := shutil.which("uv"):
         return [uv, "pip"]
     raise JobError(f"fetching {WHEEL} needs pip or uv, and neither is there; {_remedy()}")

@@ -56,13 +56,14 @@ class _BadLineError(Exception):
         self.kind: FailureKind = kind
 
 
-async def records(
+async def records(  # noqa: PLR0913  what is told of the reading, each by itself
     given: Given | Found,
     fields: Fields,
     keys: KeyIndex,
     *,
     max_line_bytes: int = MAX_LINE_BYTES,
     reached: Callable[[int], None] = lambda _: None,
+    gone: Callable[[str], None] = lambda _: None,
 ) -> AsyncGenerator[Record | BadLine | Known | Waiting]:
     """Yield every non-blank line of the input once, in order; those whose record is done are counted, not parsed.
 
@@ -72,6 +73,7 @@ async def records(
         keys: Hands out each line's key, and knows what is done.
         max_line_bytes: A longer line fails; what it takes in memory beyond this is one block.
         reached: Told up to which byte of the input, packed or not, it has been read.
+        gone: Told which file of a directory or a pattern was taken away before it was read.
 
     Raises:
         JobError: A file is missing, or the first is no JSON Lines at all (UTF-16, a JSON array, another format).
@@ -83,6 +85,8 @@ async def records(
         async for block in blocks:
             if block.part is not part:
                 part, number, is_fresh = block.part, 0, True
+            if block.gone:
+                gone(block.part.name)
             known, read = Known(), -block.carried_bytes
             for start in range(0, len(block.lines), _TOGETHER):
                 lines = block.lines[start : start + _TOGETHER]

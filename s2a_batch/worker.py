@@ -170,7 +170,7 @@ class _Worker:
             await anyio.to_thread.run_sync(refuse_own, self._job, found.parts)
             self._tally.total_bytes = found.size_bytes
             keys, reached = self._resume.keys, self._tally.reached
-            reading = source.records(found, self._job.fields, keys, reached=reached)
+            reading = source.records(found, self._job.fields, keys, reached=reached, gone=self._leave_out)
             async with aclosing(reading) as records:
                 async for record in records:
                     if isinstance(record, Known):
@@ -193,6 +193,9 @@ class _Worker:
             if self._unfinished > _MOST_TOLD:
                 self._say(f"and {self._unfinished - _MOST_TOLD} more unfinished last lines")
             self._read_all = True
+
+    def _leave_out(self, name: str) -> None:
+        self._say(f"{name}: gone while the input was read; left out")
 
     def _leave(self, unfinished: Waiting) -> None:
         """Half a line stays pending, with a word about it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -231,6 +233,19 @@ def test_a_model_of_the_user_is_taken_as_it_is(tmp_path: Path, monkeypatch: pyte
         model_of(**{"class": "my_answers:NUMBER"})
     with pytest.raises(JobError, match=r"my_answers:Sum'.*Sum"):
         model_of(**{"class": "my_answers:Sum"})
+
+
+def test_other_modules_beside_the_job_stand_in_for_none_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `queue.py` in a data directory would be run at night in place of Python's."""
+    (tmp_path / "beside.py").write_text("from pydantic import BaseModel\nclass Sum(BaseModel):\n    n: int\n")
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('mine')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    assert model_of(**{"class": "beside:Sum"}).model_fields.keys() == {"n"}
+    assert importlib.import_module("colorsys").rgb_to_hsv
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,7 @@ def test_a_full_disk_behind_stdout_is_told_in_words(finished: Path, words: str) 
         "prune out --keep 9",
         "report out --json",
         "compare in.toml -q",
+        "schema",
     ],
 )
 def test_a_reader_that_goes_away_changes_no_status(finished: Path, words: str) -> None:

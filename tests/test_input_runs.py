@@ -147,6 +147,37 @@ def test_a_pipe_is_refused_where_the_input_is_read_twice(folder: Path, upstream:
     assert up.stats().requests == 0
 
 
+@pytest.mark.parametrize("source", ["drop", "drop/*.jsonl*", "named"])
+def test_a_file_that_is_moved_away_while_a_directory_is_read_is_left_out(
+    folder: Path, upstream: Callable[[Plan], Upstream], source: str
+) -> None:
+    """What another program takes for its own use must not hold up the files behind it; one that was named is missed."""
+    up, drop = upstream({}), folder / "drop"
+    drop.mkdir()
+    os.mkfifo(drop / "a.jsonl")
+    names = ["a.jsonl", "b.jsonl", "c.jsonl.gz", "d.jsonl"]
+    (drop / "b.jsonl").write_text(line(2))
+    (drop / "c.jsonl.gz").write_bytes(gzip.compress(line(3).encode()))
+    (drop / "d.jsonl").write_text(line(4))
+    pipe = os.open(drop / "a.jsonl", os.O_RDWR)
+    os.write(pipe, line(1).encode())
+    given = [f"drop/{name}" for name in names] if source == "named" else [source]
+    with running(folder, "run", *given, *command("", up)[2:]) as program:
+        up.wait_until(lambda stats: stats.answered >= 2)  # it reads the first file and has listed the others
+        (drop / "b.jsonl").rename(folder / "taken")
+        (drop / "c.jsonl.gz").unlink()
+        os.close(pipe)
+        done = program.wait(20)
+    ids = [row["id"] for row in read_lines(folder / "out" / RESULTS)]
+    if source == "named":
+        assert (done.status, ids) == (3, [1])
+        assert "drop/b.jsonl: cannot read the input: No such file" in done.err
+    else:
+        assert (done.status, sorted(ids)) == (0, [1, 4])
+        assert "drop/b.jsonl: gone while the input was read; left out" in done.err
+        assert "2 answered, 0 failed" in done.err
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize("source", ["-", "fifo"])
 def test_a_limit_ends_a_run_whose_pipe_falls_silent(
@@ -254,9 +285,10 @@ def test_a_run_knows_what_it_writes_under_every_name(
             up.reset_stats()
         case _:
             source = "-"
-    done = run(folder, *command(source, up), stdin=own if source == "-" else None)
-    assert (done.status, up.stats().requests) == (2, 0), done.err
-    assert "a run cannot read what it writes" in done.err
+    for option in ("--dry-run", "-q"):  # a look ahead says so too
+        done = run(folder, *command(source, up), option, stdin=own if source == "-" else None)
+        assert (done.status, up.stats().requests) == (2, 0), done.err
+        assert "a run cannot read what it writes" in done.err
 
 
 def test_a_link_to_what_the_run_has_only_just_made_is_refused_too(

@@ -202,6 +202,25 @@ def test_progress_goes_from_nothing_to_the_size_of_all_files(tmp_path: Path) -> 
     assert reached[-1] == size
 
 
+def test_progress_counts_a_file_that_is_taken_away_as_read(tmp_path: Path) -> None:
+    """What is left is told by the bytes that are left: nobody waits for those of a file that is gone."""
+    tree(tmp_path, {name: ask(name) for name in ("a.jsonl", "b.jsonl", "c.jsonl")})
+
+    async def all_of() -> None:
+        found = await inputs.find([str(tmp_path)])
+        (tmp_path / "a.jsonl").unlink()
+        (tmp_path / "c.jsonl").unlink()
+        with KeyIndex() as keys:
+            reading = source.records(found, Fields(), keys, reached=reached.append, gone=gone.append)
+            async with aclosing(reading) as records:
+                assert [record.prompt async for record in records if isinstance(record, Record)] == ["b.jsonl"]
+        assert (reached[-1], reached) == (found.size_bytes, sorted(reached))
+
+    reached, gone = list[int](), list[str]()
+    asyncio.run(all_of())
+    assert gone == [f"{tmp_path}/a.jsonl", f"{tmp_path}/c.jsonl"]
+
+
 PARTS = st.lists(st.sampled_from(["a", "b", "ab", "*", "?", "**", "[ab]", "[!a]", "a*", "*b"]), min_size=1, max_size=4)
 PATHS = st.lists(st.sampled_from(["a", "b", "ab"]), min_size=1, max_size=3)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,10 +19,11 @@ def schema(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write it here; default: stdout.")] = None,
 ) -> None:
     """Print the JSON Schema of job files, by which editors complete and check them."""
+    from s2a_batch.display import Screen
     from s2a_batch.jobfile.jobschema import as_text
 
     if output is None:
-        sys.stdout.write(as_text())
+        Screen().put(as_text().rstrip("\n"))
     else:
         output.write_text(as_text(), encoding="utf-8")
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypedDict, TypeVar, cast
 from urllib.parse import urlsplit
 
-from s2a_batch.errors import InputError, JobError, StopRun
+from s2a_batch.errors import GoneError, InputError, JobError, StopRun
 from s2a_batch.inputs.waiting import apart
 from s2a_batch.masking import Mask, masked_url, secrets_in_url
 
@@ -205,7 +205,7 @@ def _guarded(url: str, call: Callable[[], Result]) -> Result:
     except FileNotFoundError as error:
         if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
             raise _broken(url, error.__cause__) from None  # what a web server that is down looks like in fsspec
-        raise JobError(f"{told(url)}: cannot read the input: no such object or bucket") from None
+        raise GoneError(f"{told(url)}: cannot read the input: no such object or bucket") from None
     except ValueError as error:  # no such kind of store
         raise JobError(f"{told(url)}: cannot read the input: {_said(url, error)}") from None
     except PermissionError as error:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from s2a_batch.errors import InputError, JobError
+from s2a_batch.errors import GoneError, InputError, JobError
 from s2a_batch.inputs.gunzip import Gunzip
 from s2a_batch.inputs.unzstd import Unzstd
 
@@ -41,6 +41,7 @@ class Lines:
         start: The byte of the input, packed or not, where the block begins; counted over all its files.
         end: And where it ends.
         ended: Whether an LF ended the last of them; without one the file ends there.
+        gone: Another program took the file away before it was read; there are no lines.
     """
 
     part: Part
@@ -50,6 +51,7 @@ class Lines:
     start: int
     end: int
     ended: bool = True
+    gone: bool = False
 
     def position(self, read_bytes: int) -> int:
         """The byte of the input up to which so many bytes of the block bring the reader."""
@@ -64,17 +66,22 @@ async def blocks_of_lines(found: Found, max_bytes: int) -> AsyncGenerator[Lines]
         max_bytes: A longer line comes as a `LongLine`.
 
     Raises:
-        JobError: The first file is missing, or not packed as its name says.
+        JobError: The first file is missing though it was named, or not packed as its name says.
         InputError: Reading failed midway; all complete lines before it were yielded.
     """
     before = 0
     for part in found.parts:
+        begin = before
         try:
             async with aclosing(_lines(part, before, max_bytes)) as blocks:
                 async for block in blocks:
                     yield block
                     before = block.end
         except JobError as error:
+            if isinstance(error, GoneError) and part.listed and before == begin:
+                before += part.size_bytes or 0
+                yield Lines(part, [], 0, 0, begin, before, gone=True)
+                continue
             if part is found.parts[0]:
                 raise
             raise InputError(str(error)) from None
@@ -114,7 +121,9 @@ async def _blocks(part: Part, end: int) -> AsyncGenerator[tuple[bytes, int]]:
                 end += len(block)
                 for piece, unused in [(block, 0)] if unpack is None else unpack.feed(block):
                     yield piece, end - unused
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+    except FileNotFoundError as error:
+        raise GoneError(f"{part.name}: cannot read the input: {error.strerror}") from None
+    except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise JobError(f"{part.name}: cannot read the input: {error.strerror}") from None
     except OSError as error:
         raise InputError(f"{part.name}: reading failed: {error.strerror}; run the same command again") from None
