@@ -111,6 +111,7 @@ def start(
         err: The file where stderr goes instead; "" is a pipe that nobody reads.
         stdin: What it reads from; a named pipe is opened when its writer comes.
     """
+    assert folder != ROOT, "what it prints goes to files beside its folder"
     number = sum(1 for _ in folder.parent.glob(f"{folder.name}-*.err"))
     files = folder.parent / f"{folder.name}-{number}"
     for suffix in (".out", ".err"):

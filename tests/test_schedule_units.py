@@ -59,10 +59,12 @@ def odd_job(folder: Path, *more: str, base_url: str = "http://127.0.0.1:9/v1") -
 @pytest.mark.parametrize("form", FORMS)
 def test_the_deployed_examples_are_what_the_command_prints(form: str, tmp_path: Path) -> None:
     """An example that was edited by hand goes stale, and is what people copy."""
-    where = ("--root", "/srv/s2a", "-o", tmp_path)
-    done = run(ROOT, "schedule", "--print", form, "jobs/nightly.toml", *where)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "jobs").symlink_to(ROOT / "jobs")
+    where = ("--root", "/srv/s2a", "-o", tmp_path / "units")
+    done = run(tmp_path / "copy", "schedule", "--print", form, "jobs/nightly.toml", *where)
     assert done.status == 0, done.err
-    found = {path.name: path.read_text() for path in tmp_path.glob("s2a-batch-nightly.*")}
+    found = {path.name: path.read_text() for path in (tmp_path / "units").glob("s2a-batch-nightly.*")}
     assert found
     assert found == {name: (ROOT / "jobs" / "deploy" / name).read_text() for name in found}
 
