@@ -124,16 +124,19 @@ def telling(
         which = "on_failure" if story.exit_status else "on_success"
         hook: Hook | None = getattr(job.hooks, which)
         if hook is not None and (fault := _told(hook, story, environ)):
-            warn(f"hooks.{which} failed: {_masked(hook, fault, environ)}")
+            warn(f"hooks.{which} failed: {fault}")
 
 
 def _told(hook: Hook, story: Story, environ: Mapping[str, str]) -> str | None:
-    """Tell it; why that failed, None when it did not."""
+    """Tell it; why that failed, without secrets; None when it did not."""
     try:
         check_hook(hook, environ)
+        fault = anyio.run(_tell, hook, story.to_json(), story.job.hooks.timeout_s, environ)
+        return None if fault is None else _masked(hook, fault, environ)
     except JobError as error:  # the run could not begin for it
-        return str(error)
-    return anyio.run(_tell, hook, story.to_json(), story.job.hooks.timeout_s, environ)
+        return _masked(hook, str(error), environ)
+    except Exception as error:  # noqa: BLE001  the run is over, and its exit status is known
+        return f"{type(error).__name__}, a fault of this program"
 
 
 async def _tell(hook: Hook, text: str, within_s: float, environ: Mapping[str, str]) -> str | None:

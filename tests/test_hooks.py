@@ -12,12 +12,14 @@ import time
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import pytest
 
+from s2a_batch import hooks
 from s2a_batch.errors import meaning
 from s2a_batch.rundir import RunDirectory
+from tests.fakes import a_job
 from tests.processes import RUN, Done, manifest, run, running, strict
 
 if TYPE_CHECKING:
@@ -374,3 +376,19 @@ def test_a_comparison_tells_once(folder: Path, upstream: Callable[[Plan], Upstre
     told = strict(line)
     assert (told["job"], told["exit_status"]) == ("job", 0)
     assert stat.S_ISREG(os.stat(told["files"]["figures"]).st_mode)  # noqa: PTH116
+
+
+class _Broken(dict[str, str]):
+    """Variables that cannot be read: what nobody foresaw."""
+
+    def get(self, *_: object) -> NoReturn:
+        raise RuntimeError("SECRET")
+
+
+def test_a_fault_that_nobody_foresaw_in_a_hook_changes_nothing(tmp_path: Path) -> None:
+    """The answers are paid for and written; a bug in what tells of them must not look like a failed night."""
+    job = a_job(output=tmp_path, hooks={"on_success": {"url_env": "WHERE"}})
+    said: list[str] = []
+    with hooks.telling("night", job, {}, said.append, _Broken()) as story:
+        story.ended(0)
+    assert said == ["hooks.on_success failed: RuntimeError, a fault of this program"]
